@@ -1,0 +1,60 @@
+"""Fusion: exact rewrites of the graph, one file a pass; see `PASSES` for the list."""
+
+from __future__ import annotations
+
+from deploy_kit.errors import unknown_name
+from deploy_kit.fusion.attention_scale_into_query import attention_scale_into_query
+from deploy_kit.fusion.average_pool_to_slice import average_pool_to_slice
+from deploy_kit.fusion.batch_norm_into_classifier import batch_norm_into_classifier
+from deploy_kit.fusion.batch_norm_into_consumer import batch_norm_into_consumer
+from deploy_kit.fusion.batch_norm_into_producer import batch_norm_into_producer
+from deploy_kit.fusion.compose_permutations import compose_permutations
+from deploy_kit.fusion.constant_folding import constant_folding
+from deploy_kit.fusion.decompose_attention import decompose_attention
+from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
+from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
+from deploy_kit.fusion.layer_norm_affine_into_linear import layer_norm_affine_into_linear
+from deploy_kit.fusion.policy import Policy
+from deploy_kit.fusion.rewrite import Pass, Rewrite
+from deploy_kit.fusion.slice_before_layer_norm import slice_before_layer_norm
+from deploy_kit.fusion.slice_into_pointwise_conv import slice_into_pointwise_conv
+from deploy_kit.graph import Graph
+
+PASSES: dict[str, Pass] = {
+    function.__name__: Pass(function.__name__, function)
+    for function in (
+        constant_folding,
+        decompose_attention,
+        decompose_rms_norm,
+        batch_norm_into_producer,
+        batch_norm_into_consumer,
+        batch_norm_into_classifier,
+        identity_into_depthwise,
+        attention_scale_into_query,
+        average_pool_to_slice,
+        slice_before_layer_norm,
+        slice_into_pointwise_conv,
+        layer_norm_affine_into_linear,
+        compose_permutations,
+    )
+}
+"""Every pass, by name."""
+
+
+def fuse_graph(graph: Graph, policy: Policy) -> tuple[Graph, list[Rewrite]]:
+    """Apply a policy's passes in its order.
+
+    Returns:
+        A new graph, and every rewrite that was made. ``graph`` itself is not changed.
+    """
+    fused = graph.copy()
+    rewrites: list[Rewrite] = []
+    for choice in policy.passes:
+        if choice.name not in PASSES:
+            raise unknown_name("pass", choice.name, PASSES)
+        rewrites += PASSES[choice.name].run(fused)
+    fused.clean()
+    return fused, rewrites
+
+
+__all__ = ["PASSES", "Pass", "Policy", "Rewrite", "fuse_graph"]

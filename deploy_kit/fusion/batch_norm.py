@@ -1,0 +1,41 @@
+"""BatchNorm in evaluation mode as what it is: one gain and one shift a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from deploy_kit.graph import Graph, argument
+
+
+@dataclass(frozen=True)
+class ChannelAffine:
+    """``y[:, c] = gain[c] * x[:, c] + shift[c]`` in float64."""
+
+    gain: Tensor
+    shift: Tensor
+
+
+def as_affine(graph: Graph, norm: fx.Node) -> ChannelAffine | None:
+    """The gain and shift of a BatchNorm call; None in training mode or where a statistic is not constant."""
+    mean, variance = (graph.constant(argument(norm, name)) for name in ("running_mean", "running_var"))
+    if argument(norm, "training") or mean is None or variance is None:
+        return None
+    gain = (variance.double() + argument(norm, "eps")).rsqrt()
+    for name in ("weight", "bias"):
+        if argument(norm, name) is not None and graph.constant(argument(norm, name)) is None:
+            return None
+    weight, bias = (graph.constant(argument(norm, name)) for name in ("weight", "bias"))
+    if weight is not None:
+        gain = gain * weight.double()
+    shift = -mean.double() * gain
+    if bias is not None:
+        shift = shift + bias.double()
+    return ChannelAffine(gain, shift)
+
+
+def zeros_like_channels(weight: Tensor) -> Tensor:
+    """A float64 bias of zeros for a weight whose first dimension is its output channels."""
+    return torch.zeros(weight.shape[0], dtype=torch.float64)

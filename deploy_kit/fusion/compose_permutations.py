@@ -1,0 +1,36 @@
+"""Merge permutations that follow one another, and drop those that change nothing."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from deploy_kit.graph import Graph, aten, is_call, rank
+
+
+def compose_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
+    """permute(permute(x, p), q) = permute(x, [p[i] for i in q]), and permute(x, identity) = x."""
+    changes = []
+    for outer in graph.calls(aten.permute.default, aten.transpose.int):
+        order, x = permutation(outer), outer.args[0]
+        assert isinstance(x, fx.Node)
+        if is_call(x, aten.permute.default, aten.transpose.int):
+            inner = permutation(x)
+            order, x = [inner[i] for i in order], x.args[0]
+            assert isinstance(x, fx.Node)
+        elif order != list(range(len(order))):
+            continue
+        identity = order == list(range(len(order)))
+        graph.replace(outer, x if identity else graph.call(aten.permute.default, x, order, before=outer))
+        changes.append((outer, "cancelled" if identity else f"merged into {order}"))
+    return changes
+
+
+def permutation(node: fx.Node) -> list[int]:
+    """Which axis of the input each axis of a permutation's output is."""
+    dims = rank(node)
+    if is_call(node, aten.permute.default):
+        return [d % dims for d in node.args[1]]  # type: ignore[union-attr]
+    order = list(range(dims))
+    first, second = (d % dims for d in node.args[1:3])  # type: ignore[operator]
+    order[first], order[second] = second, first
+    return order

@@ -1,0 +1,237 @@
+"""The one IR: an ATen graph from ``torch.export``, with the few edits and questions that passes need."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+aten = torch.ops.aten
+
+VIEW_OPS = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten._unsafe_view.default,
+        aten.flatten.using_ints,
+        aten.unflatten.int,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.t.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.unbind.int,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.chunk.default,
+        aten.expand.default,
+        aten.contiguous.default,
+        aten.clone.default,
+    }
+)
+"""Operators whose outputs are elements of their first input, rearranged, left out or repeated."""
+
+LAYOUT_OPS = VIEW_OPS - {aten.select.int, aten.slice.Tensor, aten.expand.default} | {
+    aten.cat.default,
+    aten.stack.default,
+    aten.roll.default,
+}
+"""Operators that only move data about; they cost memory traffic, or a copy, on most runtimes."""
+
+
+@dataclass
+class Graph:
+    """A ``torch.fx.GraphModule`` of ATen operators with the example inputs it was captured with.
+
+    Every node that makes a tensor carries ``meta["val"]``, a fake tensor with its shape and dtype;
+    the edits below keep that true. Constants (parameters and buffers) are ``get_attr`` nodes.
+    """
+
+    module: fx.GraphModule
+    example_inputs: tuple[Tensor, ...]
+    dynamic_batch: bool = False
+
+    @property
+    def nodes(self) -> fx.graph._node_list:
+        """The nodes in order of execution; safe to edit while iterating."""
+        return self.module.graph.nodes
+
+    def copy(self) -> Graph:
+        """A graph that can be rewritten without touching this one; constants are shared until replaced."""
+        module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
+        return Graph(module, self.example_inputs, self.dynamic_batch)
+
+    def calls(self, *ops: OpOverload) -> Iterator[fx.Node]:
+        """The nodes that call one of ``ops``, in order of execution."""
+        return (node for node in list(self.nodes) if is_call(node, *ops))
+
+    def constant(self, node: Any) -> Tensor | None:
+        """The tensor that a ``get_attr`` node stands for; None for any other argument."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return None
+        value: Any = self.module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return value.detach() if isinstance(value, Tensor) else None
+
+    def add_constant(self, value: Tensor, name: str, before: fx.Node) -> fx.Node:
+        """A new constant, called after ``name``, whose node stands before ``before``."""
+        name = name.replace(".", "_")
+        taken = {str(node.target) for node in self.nodes if node.op == "get_attr"}
+        unique, count = name, 1
+        while unique in taken or hasattr(self.module, unique):
+            unique, count = f"{name}_{count}", count + 1
+        self.module.register_buffer(unique, value.detach().clone())
+        with self.module.graph.inserting_before(before):
+            node = self.module.graph.get_attr(unique)
+        node.meta["val"] = self._fake_mode().from_tensor(value.detach(), static_shapes=True)
+        return node
+
+    def call(self, op: OpOverload, *args: Any, before: fx.Node, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+        """A new call of ``op`` before ``before``, recorded under the module that ``like`` came from."""
+        with self.module.graph.inserting_before(before):
+            node = self.module.graph.call_function(op, args, kwargs)
+        source = like or before
+        node.meta.update({key: source.meta[key] for key in ("nn_module_stack", "stack_trace") if key in source.meta})
+        self.refresh(node)
+        return node
+
+    def refresh(self, node: fx.Node) -> None:
+        """Recompute ``meta["val"]`` of a call whose arguments were edited."""
+        fake_args, fake_kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        with self._fake_mode():
+            node.meta["val"] = node.target(*fake_args, **fake_kwargs)  # type: ignore[operator]
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let every user of ``old`` use ``new``."""
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    def clean(self) -> None:
+        """Drop dead nodes and unused constants, check the graph and make it runnable again."""
+        self.module.graph.eliminate_dead_code()
+        _drop_dead_pure_calls(self.module.graph)
+        self.module.delete_all_unused_submodules()
+        used = {str(node.target) for node in self.nodes if node.op == "get_attr"}
+        _drop_unused_tensors(self.module, used)
+        self.module.graph.lint()
+        self.module.recompile()
+
+    def _fake_mode(self) -> FakeTensorMode:
+        for node in self.nodes:
+            if isinstance(node.meta.get("val"), FakeTensor):
+                return node.meta["val"].fake_mode
+        raise AssertionError("a captured graph has fake tensors")
+
+
+def _drop_dead_pure_calls(graph: fx.Graph) -> None:
+    for node in reversed(list(graph.nodes)):
+        if node.op in ("call_function", "get_attr") and not node.users and not _is_mutable(node):
+            graph.erase_node(node)
+
+
+def _is_mutable(node: fx.Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def _drop_unused_tensors(module: fx.GraphModule, used: set[str]) -> None:
+    for name, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)
+
+
+def is_call(node: Any, *ops: OpOverload) -> bool:
+    """Whether ``node`` is a call of one of ``ops``."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in ops
+
+
+def is_view(node: Any) -> bool:
+    """Whether ``node`` only rearranges or selects elements of its first input (see `VIEW_OPS`)."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and (node.target in VIEW_OPS or is_getitem(node))
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Whether ``node`` takes one of several outputs of a call."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The single user of ``node``, which uses it once; None where there are more or none."""
+    users = list(node.users)
+    if len(users) != 1:
+        return None
+    uses = [argument for argument in users[0].all_input_nodes if argument is node]
+    repeated = sum(argument is node for argument in _flat_arguments(users[0]))
+    return users[0] if len(uses) == 1 and repeated == 1 else None
+
+
+def _flat_arguments(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """The value of a call's argument by its name in the operator's schema, or the schema's default."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    for index, parameter in enumerate(schema):
+        if parameter.name == name:
+            if index < len(node.args):
+                return node.args[index]
+            return node.kwargs.get(name, parameter.default_value)
+    raise AssertionError(f"{node.target} has no argument called {name}")
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Set a call's argument by its name in the operator's schema."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    index = [parameter.name for parameter in schema].index(name)
+    args = list(node.args)
+    while len(args) <= index:
+        parameter = schema[len(args)]
+        args.append(node.kwargs.get(parameter.name, parameter.default_value))
+    args[index] = value
+    node.args = tuple(args)
+    node.kwargs = {key: kept for key, kept in node.kwargs.items() if key not in {p.name for p in schema[: len(args)]}}
+
+
+def shape(node: fx.Node) -> tuple[Any, ...]:
+    """The shape of the tensor that a node makes; a dynamic size is a ``torch.SymInt``."""
+    return tuple(node.meta["val"].shape)
+
+
+def rank(node: fx.Node) -> int:
+    """The number of dimensions of the tensor that a node makes."""
+    return node.meta["val"].dim()
+
+
+def module_path(node: fx.Node) -> str:
+    """The path in the original model of the module that made this call, such as ``blocks1.0.attn.qkv``.
+
+    Empty where the call was made by the model itself.
+    """
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def source_line(node: fx.Node) -> str:
+    """The innermost line of the model's source that made this call, or an empty string."""
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    files = [i for i, line in enumerate(lines) if line.strip().startswith("File ")]
+    outside = [i for i in files if "/torch/" not in lines[i]]
+    chosen = (outside or files)[-1:]
+    return " ".join(line.strip() for i in chosen for line in lines[i : i + 2])
+
+
+def float64(value: Tensor | None) -> Tensor | None:
+    """``value`` in float64, in which passes compute new constants; None stays None."""
+    return None if value is None else value.double()

@@ -1,0 +1,103 @@
+"""Loading checkpoints: files or state dicts, in a model's own layout or in the official one."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.errors import UserError
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
+_PREFIXES = ("module.", "model.")
+
+
+def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
+    """Load weights into ``model``, in place.
+
+    Args:
+        model: any module. One with a method ``from_official(state) -> state`` takes the layout of
+            its authors too; it is used where the keys are not the module's own.
+        source: a ``.pth``, ``.pt`` or ``.safetensors`` file, or a state dict; wrappers such as
+            ``{"model": ...}`` and a ``module.`` prefix are seen through.
+
+    Raises:
+        UserError: no such file, not a checkpoint, a pickle that would run code, or keys or shapes
+            that differ, with the first missing, unexpected and misshapen key.
+    """
+    state = _unwrap(source if isinstance(source, Mapping) else read_state_dict(Path(source)))
+    expected = model.state_dict()
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "from_official", None)
+    if convert is not None and set(state) != set(expected):
+        state = convert(state)
+    _check(expected, state)
+    model.load_state_dict(state, strict=False)
+
+
+def read_state_dict(path: Path) -> Mapping[str, Any]:
+    """Read a checkpoint file without running any code that it may hold; `UserError` where it cannot."""
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+            raise UserError(
+                f"{str(path)!r} holds more than tensors, and reading it could run code; it was not read",
+                fix="ask its author for a .safetensors file, or re-save its state_dict() alone",
+            ) from error
+        raise UserError(f"{str(path)!r} is not a checkpoint: {_first_line(error)}") from error
+    except Exception as error:  # safetensors and torch raise many types for a damaged file
+        raise UserError(
+            f"{str(path)!r} is damaged or not a checkpoint: {_first_line(error)}",
+            fix="fetch it again and compare its checksum with the publisher's",
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise UserError(f"{str(path)!r} holds a {type(loaded).__name__}, not a state dict")
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError("the checkpoint holds no tensors", fix="pass a state dict, or a file that holds one")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    missing = [key for key in expected if key not in state and key not in counters]
+    unexpected = [key for key in state if key not in expected]
+    misshapen = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} missing, first {missing[0]!r}")
+    if unexpected:
+        problems.append(f"{len(unexpected)} unexpected, first {unexpected[0]!r}")
+    if misshapen:
+        key = misshapen[0]
+        shapes = f"{list(state[key].shape)} in the checkpoint, {list(expected[key].shape)} in the model"
+        problems.append(f"{len(misshapen)} misshapen, first {key!r} ({shapes})")
+    if problems:
+        raise UserError(
+            f"the checkpoint does not fit the model: {'; '.join(problems)}",
+            fix="check that the model's name, size and number of classes are the checkpoint's",
+        )

@@ -1,0 +1,122 @@
+"""The table of reference architectures, filled by the ``@register`` decorator in each model's file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from deploy_kit.errors import UserError, unknown_name
+from deploy_kit.models.layers import ACTIVATIONS, randomize_
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one image."""
+
+    paper: str
+    top1: float
+    macs: float
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One reference model: how to build it and what it takes."""
+
+    name: str
+    build: Callable[..., nn.Module]
+    published: Published
+    input_size: tuple[int, int]
+    size_multiple: int
+
+    @property
+    def activation(self) -> str:
+        """The activation that the authors use."""
+        return inspect.signature(self.build).parameters["activation"].default
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of the published checkpoint."""
+        return inspect.signature(self.build).parameters["num_classes"].default
+
+    @property
+    def summary(self) -> str:
+        """One line about the model."""
+        return (self.build.__doc__ or "").strip().splitlines()[0]
+
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register(
+    *, published: Published, input_size: tuple[int, int] = (224, 224), size_multiple: int = 1
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register the decorated builder ``f(num_classes=..., activation=...)`` under its own name."""
+
+    def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        name = build.__name__
+        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple)
+        return build
+
+    return add
+
+
+def list_models() -> list[str]:
+    """Names of the reference models, in order of registration."""
+    return list(_ARCHITECTURES)
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture called ``name``; `UserError` with the nearest names where there is none."""
+    if name not in _ARCHITECTURES:
+        raise unknown_name("model", name, _ARCHITECTURES)
+    return _ARCHITECTURES[name]
+
+
+def check_input_size(architecture: Architecture, input_size: tuple[int, int]) -> None:
+    """Raise `UserError` where the architecture cannot take images of ``input_size`` (height, width)."""
+    step = architecture.size_multiple
+    if any(side <= 0 or side % step for side in input_size):
+        raise UserError(
+            f"{architecture.name} cannot take {input_size[0]}x{input_size[1]} images",
+            fix=f"choose a height and width that are multiples of {step}, such as "
+            f"{architecture.input_size[0]}x{architecture.input_size[1]}",
+        )
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    activation: str | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """Build a reference model in evaluation mode, with seeded random weights.
+
+    Args:
+        name: one of `list_models`.
+        num_classes: outputs of the classifier; None is the published number.
+        input_size: side, or height and width, of the images that it will take; None is published.
+        activation: one of ``relu gelu gelu_tanh hardswish silu``; None is the published one.
+        seed: of the weights; two models of one name and seed are equal.
+
+    Raises:
+        UserError: unknown name or activation, or a size that the architecture cannot take.
+    """
+    architecture = get_architecture(name)
+    if input_size is not None:
+        size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        check_input_size(architecture, size)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    if num_classes is not None and num_classes < 1:
+        raise UserError(f"a classifier needs at least one class, not {num_classes}")
+    model = architecture.build(
+        num_classes=architecture.num_classes if num_classes is None else num_classes,
+        activation=activation or architecture.activation,
+    )
+    randomize_(model, seed)
+    return model.eval()
