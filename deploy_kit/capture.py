@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from deploy_kit.errors import ExportError
-from deploy_kit.graph import Graph, argument, aten, is_getitem
+from deploy_kit.graph import Graph, argument, aten, is_getitem, set_argument, shape, source_line
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> Graph:
@@ -25,16 +29,20 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_bat
     Raises:
         ExportError: the model cannot be captured, with the reason and the source line.
     """
-    model = copy.deepcopy(model).eval()
-    shapes = None
+    shapes = ShapesCollection() if dynamic_batch else None
     if dynamic_batch:  # torch.export treats a size of 1 as fixed
         example_inputs = tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in example_inputs)
+    inputs = tuple(x.clone() for x in example_inputs)  # torch.export takes one tensor given twice for one input
+    if shapes is not None:
         batch = Dim("batch", min=1)
-        shapes = tuple({0: batch} for _ in example_inputs)
+        for x in inputs:
+            shapes[x] = {0: batch}
     try:
+        model = copy.deepcopy(model).eval()
+        model.register_forward_pre_hook(_spare_the_inputs)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, example_inputs, dynamic_shapes=shapes)
+            program = torch.export.export(model, inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many types for a model that it cannot follow
         raise ExportError(
             f"the model cannot be captured: {_reason(error)}",
@@ -45,19 +53,38 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_bat
 
 
 def from_program(program: ExportedProgram, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> Graph:
-    """The graph of a program that was exported already."""
+    """The graph of a program that was exported already.
+
+    Raises:
+        ExportError: the program changes one of its buffers while it runs.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if any(_mutates(node) for node in program.graph.nodes):
+        if any(_mutates(node) for node in _nodes_of_all_regions(program)):
             program = program.run_decompositions({})
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     graph = Graph(module, example_inputs, dynamic_batch)
+    _inline_regions(graph)
+    _refuse_state(graph)
     _name_constants(graph)
     _restore_batch_norm(graph)
+    _number_padding(graph)
+    _forget_strides(graph)
     _drop_no_ops(graph)
     graph.clean()
     return graph
+
+
+def _spare_the_inputs(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let in-place operators at the start of a model write to copies, which are dropped from the graph."""
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)
+
+
+def _nodes_of_all_regions(program: ExportedProgram) -> Iterator[fx.Node]:
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from module.graph.nodes
 
 
 def _mutates(node: fx.Node) -> bool:
@@ -65,9 +92,39 @@ def _mutates(node: fx.Node) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    """The first line of what went wrong, and the innermost line of the model's own source on the way there."""
     text = str(error).strip().splitlines() or [type(error).__name__]
-    location = next((line.strip() for line in text if line.strip().startswith("File ") and "/torch/" not in line), "")
-    return f"{text[0]} {location}".strip()
+    libraries = (str(Path(torch.__file__).parent), __file__, "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    location = f' (File "{frames[-1].filename}", line {frames[-1].lineno}: {frames[-1].line})' if frames else ""
+    return f"{text[0]}{location}"
+
+
+_NO_GRAD, _AUTOCAST = torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.higher_order.wrap_with_autocast
+
+
+def _inline_regions(graph: Graph) -> None:
+    """Write the body of each ``no_grad`` or disabled ``autocast`` block where it stands: neither changes a value."""
+    for node in graph.calls(_NO_GRAD, _AUTOCAST):
+        if node.target is _AUTOCAST and node.args[2]:
+            continue
+        at = 1 if node.target is _NO_GRAD else 4
+        body = graph.module.get_submodule(str(node.args[at].target)).graph  # type: ignore[union-attr]
+        inputs = dict(zip(body.find_nodes(op="placeholder"), node.args[at + 1 :]))
+        with graph.module.graph.inserting_before(node):
+            outputs = graph.module.graph.graph_copy(body, inputs)  # type: ignore[arg-type]
+        for user in list(node.users):
+            graph.replace(user, outputs[user.args[1]])  # type: ignore[index]
+
+
+def _refuse_state(graph: Graph) -> None:
+    for node in graph.nodes:
+        if _mutates(node):
+            state, value = node.args[:2]
+            raise ExportError(
+                f"the model changes {str(state.target)!r} while it runs: {source_line(value)}",  # type: ignore[union-attr,arg-type]
+                fix="export the model in evaluation mode, or give the state as an input and return it as an output",
+            )
 
 
 def _name_constants(graph: Graph) -> None:
@@ -93,12 +150,46 @@ def _restore_batch_norm(graph: Graph) -> None:
                 graph.replace(user, norm)
 
 
-_NO_OPS = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.dropout.default)
+_NAMED_PADDING = {
+    aten.conv1d.padding: aten.conv1d.default,
+    aten.conv2d.padding: aten.conv2d.default,
+    aten.conv3d.padding: aten.conv3d.default,
+}
+
+
+def _number_padding(graph: Graph) -> None:
+    """Write ``padding="same"`` and ``"valid"`` as numbers; an odd one adds its last row by itself."""
+    for node in graph.calls(*_NAMED_PADDING):
+        kernel, dilation = shape(argument(node, "weight"))[2:], argument(node, "dilation")
+        dilation = list(dilation) * len(kernel) if len(dilation) == 1 else dilation
+        same = argument(node, "padding") == "same"
+        total = [step * (side - 1) if same else 0 for side, step in zip(kernel, dilation)]
+        if any(amount % 2 for amount in total):
+            uneven = [side for amount in reversed(total) for side in (0, amount % 2)]
+            padded = graph.call(aten.constant_pad_nd.default, node.args[0], uneven, before=node)
+            node.args = (padded, *node.args[1:])
+        set_argument(node, "padding", [amount // 2 for amount in total])
+        node.target = _NAMED_PADDING[node.target]  # type: ignore[index]
+
+
+def _forget_strides(graph: Graph) -> None:
+    """Let no operator depend on how its input lies in memory: a rewrite may change that."""
+    for node in graph.calls(aten.view.default, aten._unsafe_view.default):
+        node.target = aten.reshape.default
+
+
+_DROPOUTS = (
+    aten.dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_dropout.default,
+    aten.feature_alpha_dropout.default,
+)
+_NO_OPS = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.clone.default)
 
 
 def _drop_no_ops(graph: Graph) -> None:
-    for node in graph.calls(*_NO_OPS):
-        if node.target is aten.dropout.default and argument(node, "train"):
+    for node in graph.calls(*_NO_OPS, *_DROPOUTS):
+        if node.target in _DROPOUTS and argument(node, "train"):
             continue
         graph.replace(node, node.args[0])
     for node in list(graph.nodes):

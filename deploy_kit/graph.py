@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +117,7 @@ class Graph:
 
     def clean(self) -> None:
         """Drop dead nodes and unused constants, check the graph and make it runnable again."""
-        self.module.graph.eliminate_dead_code()
-        _drop_dead_pure_calls(self.module.graph)
+        _drop_dead_calls(self.module.graph)
         self.module.delete_all_unused_submodules()
         used = {str(node.target) for node in self.nodes if node.op == "get_attr"}
         _drop_unused_tensors(self.module, used)
@@ -132,14 +131,10 @@ class Graph:
         raise AssertionError("a captured graph has fake tensors")
 
 
-def _drop_dead_pure_calls(graph: fx.Graph) -> None:
+def _drop_dead_calls(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and not node.users and not _is_mutable(node):
+        if node.op in ("call_function", "get_attr") and not node.users:
             graph.erase_node(node)
-
-
-def _is_mutable(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def _drop_unused_tensors(module: fx.GraphModule, used: set[str]) -> None:
@@ -169,15 +164,9 @@ def only_user(node: fx.Node) -> fx.Node | None:
     users = list(node.users)
     if len(users) != 1:
         return None
-    uses = [argument for argument in users[0].all_input_nodes if argument is node]
-    repeated = sum(argument is node for argument in _flat_arguments(users[0]))
-    return users[0] if len(uses) == 1 and repeated == 1 else None
-
-
-def _flat_arguments(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), found.append)
-    return found
+    operands: list[fx.Node] = []
+    fx.node.map_arg((users[0].args, users[0].kwargs), operands.append)
+    return users[0] if operands.count(node) == 1 else None
 
 
 def argument(node: fx.Node, name: str) -> Any:
@@ -230,8 +219,3 @@ def source_line(node: fx.Node) -> str:
     outside = [i for i in files if "/torch/" not in lines[i]]
     chosen = (outside or files)[-1:]
     return " ".join(line.strip() for i in chosen for line in lines[i : i + 2])
-
-
-def float64(value: Tensor | None) -> Tensor | None:
-    """``value`` in float64, in which passes compute new constants; None stays None."""
-    return None if value is None else value.double()

@@ -1,0 +1,1 @@
+"""Proof: an artifact's outputs against float64 of the original model."""

@@ -1,0 +1,266 @@
+"""What the command line calls, and a program may call as well: fuse, export, verify."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
+from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
+from deploy_kit.exporters import get_exporter
+from deploy_kit.exporters.base import Exporter, Options
+from deploy_kit.fusion import Rewrite, fuse_graph
+from deploy_kit.graph import Graph
+from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
+from deploy_kit.parity.inputs import make_cases
+from deploy_kit.parity.proof import Proof, judge
+from deploy_kit.parity.reference import compute_references
+from deploy_kit.sources import LoadedModel, load_model
+from deploy_kit.stages import Stages
+from deploy_kit.statistics import count
+
+DEFAULT_FOLDER = Path("artifacts")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A model's graph before and after a target's passes, and what was rewritten."""
+
+    model: LoadedModel
+    before: Graph
+    after: Graph
+    record: FusionRecord
+
+
+def fuse(
+    model: str | nn.Module | LoadedModel,
+    target: str,
+    options: Mapping[str, Any] | None = None,
+    stages: Stages | None = None,
+) -> Fused:
+    """Capture a model and apply the passes that ``target`` gains from.
+
+    Args:
+        model: a source that `load_model` takes, or what it returned.
+        target: a name from `deploy_kit.exporters.list_targets`.
+        options: of the target, by name.
+        stages: to time and announce the work; None does so silently.
+    """
+    stages = stages or Stages()
+    exporter = get_exporter(target)
+    chosen = parse_options(exporter, options or {})
+    loaded = _load(model, stages)
+    return _fuse(loaded, exporter, chosen, stages)
+
+
+def _fuse(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Fused:
+    with stages.stage("capture"):
+        before = loaded.capture(dynamic_batch=exporter.dynamic_batch(options))
+    policy = exporter.policy(options)
+    with stages.stage("fuse"):
+        after, rewrites = fuse_graph(before, policy)
+    record = FusionRecord(
+        passes=policy.names,
+        rewrites=[_rewrite_record(rewrite) for rewrite in rewrites],
+        before=count(before),
+        after=count(after),
+    )
+    return Fused(loaded, before, after, record)
+
+
+def _rewrite_record(rewrite: Rewrite) -> RewriteRecord:
+    return RewriteRecord(pass_name=rewrite.pass_name, module=rewrite.module, detail=rewrite.detail)
+
+
+def export(
+    model: str | nn.Module | LoadedModel,
+    target: str,
+    *,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    stages: Stages | None = None,
+) -> Artifact:
+    """Fuse a model, export it to a target, prove the result and publish it with its manifest.
+
+    Args:
+        model: a source that `load_model` takes, or what it returned.
+        target: a name from `deploy_kit.exporters.list_targets`.
+        out: the folder that gets ``MODEL/TARGET/``; None is ``artifacts``.
+        options: of the target, by name.
+        force: replace an artifact that is there.
+        stages: to time and announce the work; None does so silently.
+
+    Raises:
+        ProofError: the artifact does not compute what the model computes; nothing is published.
+        ExportError: a stage failed; the message names it.
+        UserError: what was asked for cannot be.
+    """
+    stages = stages or Stages()
+    exporter = get_exporter(target)
+    chosen = parse_options(exporter, options or {})
+    loaded = _load(model, stages)
+    folder = artifact_folder(loaded, target, out)
+    check_free(folder, force=force)
+    try:
+        with workspace(folder, force=force) as temporary:
+            manifest = _build(loaded, exporter, chosen, temporary, stages)
+            if not manifest.proof.passed:
+                raise _proof_error(manifest)
+            (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    except ExportError as error:
+        raise ExportError(f"{loaded.name} for {target}: {error}", fix=error.fix) from error
+    return Artifact(folder, manifest)
+
+
+def artifact_folder(loaded: LoadedModel, target: str, out: str | Path | None = None) -> Path:
+    """Where a model's artifact for a target goes: ``MODEL/TARGET`` under ``out`` or ``artifacts``."""
+    return (DEFAULT_FOLDER if out is None else Path(out)) / loaded.name / target
+
+
+def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Path, stages: Stages) -> Manifest:
+    fused = _fuse(loaded, exporter, options, stages)
+    exported = exporter.export(fused.after, folder, options, stages)
+    proof = prove(loaded, exporter, folder / exported.main_file, options, exported.details, stages)
+    batch = exporter.dynamic_batch(options)
+    toolchain = {"deploykit": version("deploy-kit"), "python": platform.python_version(), **exported.toolchain}
+    return Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        toolchain=toolchain,
+        target=exporter.name,
+        options=options.model_dump(mode="json"),
+        model=loaded.record,
+        inputs=_tensor_records(fused.after, "placeholder", "input", free_batch=batch),
+        outputs=_tensor_records(fused.after, "output", "output", free_batch=batch),
+        preprocessing=loaded.preprocessing,
+        fusion=fused.record,
+        operators=exported.operators,
+        details=exported.details,
+        notes=exported.notes,
+        main_file=exported.main_file,
+        files=describe_files(folder),
+        proof=proof,
+    )
+
+
+def prove(
+    loaded: LoadedModel, exporter: Exporter, file: Path, options: Options, details: dict[str, Any], stages: Stages
+) -> Proof:
+    """Compare an artifact's file, run by its runtime, with float64 of the original model."""
+    with stages.stage("compute the float64 reference"):
+        cases = make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
+        references = compute_references(loaded.module, cases)
+    with stages.stage("prove"):
+        ran = exporter.run(file, [case.inputs for case in cases], options, details)
+        return judge(cases, references, ran.outputs, ran.verified_by)
+
+
+def _proof_error(manifest: Manifest) -> ProofError:
+    proof = manifest.proof
+    return ProofError(
+        f"the {manifest.target} artifact of {manifest.model.name} does not compute what the model computes "
+        f"({proof.verified_by}): {'; '.join(proof.failures)}",
+        fix="nothing was written; please report this with the model",
+    )
+
+
+def verify(
+    artifact: str | Path | Artifact, *, weights: str | Path | None = None, stages: Stages | None = None
+) -> Proof:
+    """Prove a published artifact again, against the model that its manifest names.
+
+    Args:
+        artifact: its folder, or the object.
+        weights: where the checkpoint is now, if it has moved since.
+        stages: to time and announce the work; None does so silently.
+
+    Raises:
+        UserError: no artifact there, changed files, or a model that cannot be built again.
+        ProofError: the artifact is wrong.
+    """
+    stages = stages or Stages()
+    with stages.stage("check the files"):
+        opened = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+    manifest = opened.manifest
+    with stages.stage("load the model"):
+        loaded = reload_model(manifest, weights)
+    exporter = get_exporter(manifest.target)
+    options = parse_options(exporter, manifest.options)
+    proof = prove(loaded, exporter, opened.main_file, options, manifest.details, stages)
+    if not proof.passed:
+        raise _proof_error(manifest.model_copy(update={"proof": proof}))
+    return proof
+
+
+def reload_model(manifest: Manifest, weights: str | Path | None = None) -> LoadedModel:
+    """Build the model that an artifact was made from; `UserError` where that cannot be done exactly."""
+    record = manifest.model
+    if record.source == "module":
+        raise UserError(
+            "this artifact was made from a module in memory, which cannot be built again from its manifest",
+            fix="export it from package.module:callable to be able to verify it later",
+        )
+    path = weights or (record.weights.path if record.weights.kind == "checkpoint" else None)
+    shape = ",".join("x".join(map(str, sizes)) for sizes in record.input_shapes)
+    named = record.weights.kind in ("random", "checkpoint") and ":" not in record.source and "/" not in record.source
+    loaded = load_model(
+        record.source,
+        weights=path,
+        input_size=None if record.source.endswith(".pt2") else shape,
+        activation=record.activation if named else None,
+        num_classes=record.num_classes,
+        seed=record.weights.seed or 0,
+    )
+    if loaded.record.weights.sha256 != record.weights.sha256:
+        raise UserError(
+            "the model's weights are not those that the artifact was made from",
+            fix="pass the checkpoint it was made from with --weights, or export it again",
+        )
+    return loaded
+
+
+def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:
+    """A target's options from plain values; `UserError` for one that it does not take."""
+    known = exporter.options_type.model_fields
+    for name in given:
+        if name not in known:
+            raise unknown_name(f"option of the target {exporter.name}", name, known)
+    try:
+        return exporter.options_type.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise UserError(f"--{name.replace('_', '-')} {first['input']!r}: {first['msg']}") from error
+
+
+def _load(model: str | nn.Module | LoadedModel, stages: Stages) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    with stages.stage("load the model"):
+        return load_model(model)
+
+
+def _tensor_records(graph: Graph, op: str, name: str, *, free_batch: bool) -> list[TensorRecord]:
+    nodes = [node for node in graph.nodes if node.op == op]
+    if op == "output":
+        nodes = nodes[0].all_input_nodes
+    values = [node.meta["val"] for node in nodes]
+    return [
+        TensorRecord(
+            name=name if len(values) == 1 else f"{name}_{index}",
+            shape=[None if free_batch and axis == 0 else int(size) for axis, size in enumerate(value.shape)],
+            dtype=str(value.dtype).removeprefix("torch."),
+        )
+        for index, value in enumerate(values)
+    ]
+
+
+__all__ = ["DeployKitError", "Fused", "export", "fuse", "load_model", "prove", "reload_model", "verify"]

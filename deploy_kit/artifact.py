@@ -1,0 +1,128 @@
+"""An artifact: a folder that is whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy_kit.errors import DeployKitError, UserError
+from deploy_kit.manifest import MANIFEST, FileRecord, Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def main_file(self) -> Path:
+        """The file that a runtime loads."""
+        return self.folder / self.manifest.main_file
+
+    @property
+    def size(self) -> int:
+        """Bytes of the runtime's files."""
+        return sum(file.bytes for file in self.manifest.files)
+
+
+def open_artifact(path: str | Path) -> Artifact:
+    """Read the artifact in a folder, or the one that a file belongs to, and check its files.
+
+    Raises:
+        UserError: no artifact there, a manifest of another version, or files that are missing or changed.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        folder = folder.parent
+    manifest = read_manifest(folder)
+    for record in manifest.files:
+        file = folder / record.path
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"the manifest names a file outside its folder: {record.path!r}")
+        if not file.is_file():
+            raise UserError(f"{str(file)!r} is missing from the artifact", fix="export it again with --force")
+        if _sha256(file) != record.sha256:
+            raise UserError(
+                f"{str(file)!r} was changed after it was proven: its sha256 is not the manifest's",
+                fix="export it again with --force",
+            )
+    return Artifact(folder, manifest)
+
+
+def check_free(folder: Path, *, force: bool) -> None:
+    """Raise `UserError` where an artifact, or anything else, is in the way at ``folder``."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{str(folder)!r} exists and is not an artifact", fix="choose another --out")
+    if not force:
+        raise UserError(f"{str(folder)!r} exists already", fix="replace it with --force, or choose another --out")
+
+
+@contextmanager
+def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, which becomes ``folder`` when the body succeeds.
+
+    It is renamed into place in one step; if the body fails in any way, it is removed and what stood
+    at ``folder`` is left as it was.
+    """
+    check_free(folder, force=force)
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        check_free(folder, force=force)
+        _publish(temporary, folder)
+    except OSError as error:
+        raise _write_error(folder, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.rename(temporary, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    os.rename(folder, old)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_error(folder: Path, error: OSError) -> DeployKitError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DeployKitError(
+            f"there is no space left to write {str(folder)!r}; nothing was left behind",
+            fix="free some space, or choose an --out on another disk",
+        )
+    return UserError(f"{str(folder)!r} cannot be written: {error.strerror or error}", fix="choose another --out")
+
+
+def describe_files(folder: Path) -> list[FileRecord]:
+    """A record of every file under ``folder``, sorted by path, without the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return [
+        FileRecord(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in files
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,96 @@
+"""How commands speak: progress and errors on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy_kit.errors import DeployKitError
+    from deploy_kit.stages import Stages, StageTime
+
+
+def print_json(result: Any) -> None:
+    """Print a result as one JSON document."""
+    print(json.dumps(_plain(result), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table for people; None is shown as a dash."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    Console(soft_wrap=False).print(table)
+
+
+def print_line(text: str) -> None:
+    """Print one line for people, without markup."""
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+
+def print_error(error: DeployKitError) -> None:
+    """Print what is wrong and how to mend it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), str(error)))
+    if error.fix:
+        console.print(Text.assemble(("  fix: ", "bold green"), error.fix))
+
+
+def print_note(text: str) -> None:
+    """Print something that the user should not miss."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble(("note: ", "bold yellow"), text))
+
+
+@contextmanager
+def show_stages() -> Iterator[Stages]:
+    """Stages that are shown as they pass, each with its time."""
+    from rich.console import Console
+
+    from deploy_kit.stages import Stages
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("") as status:
+
+        def ended(stage: StageTime) -> None:
+            console.print(f"  {stage.seconds:6.1f} s  {stage.name}", markup=False)
+
+        yield Stages(on_start=lambda name: status.update(f"{name} ..."), on_end=ended)
+
+
+def format_bytes(size: int) -> str:
+    """Bytes as MB (10^6) with one decimal, or kB for small files."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
+def format_error(value: float | None) -> str | None:
+    """An error in two digits."""
+    return None if value is None else f"{value:.1e}"

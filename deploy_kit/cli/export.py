@@ -1,0 +1,201 @@
+"""``deploykit export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy_kit.cli.console import format_bytes, format_error, print_error, print_json, print_note, print_table
+from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Model, Seed, Targets, Weights
+
+if TYPE_CHECKING:
+    from deploy_kit.artifact import Artifact
+    from deploy_kit.errors import DeployKitError
+    from deploy_kit.sources import LoadedModel
+    from deploy_kit.stages import Stages
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What became of one target; what was not measured is None."""
+
+    model: str
+    target: str
+    weights: str
+    outcome: str
+    artifact: str | None
+    bytes: int | None
+    verified_by: str | None
+    max_relative_error: float | None
+    noise_ratio: float | None
+    snr_db: float | None
+    top1_agreement: float | None
+    seconds: float
+    notes: list[str]
+    error: str | None
+
+
+def command(
+    model: Model,
+    target: Targets,
+    weights: Weights = None,
+    out: Annotated[Path, typer.Option(help="The folder that gets MODEL/TARGET/.")] = Path("artifacts"),
+    activation: Activation = None,
+    num_classes: Classes = None,
+    input_size: InputSize = None,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
+    opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
+    dynamic_batch: Annotated[bool | None, typer.Option("--dynamic-batch", help="onnx: leave the batch free.")] = None,
+    bytecode_version: Annotated[
+        int | None, typer.Option(help="torchscript-lite: 4 to 8; 5 for PyTorch Mobile 1.9, 7 for 1.10 and 1.11.")
+    ] = None,
+    mobile_python: Annotated[
+        str | None, typer.Option(help="torchscript-lite: a Python whose torch has XNNPACK, to prepack and prove with.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fuse MODEL, export it to each target, prove each artifact and write its manifest."""
+    from deploy_kit.api import artifact_folder, export
+    from deploy_kit.artifact import check_free
+    from deploy_kit.cli.console import show_stages
+    from deploy_kit.errors import DeployKitError, UserError
+    from deploy_kit.sources import load_model
+
+    given = {
+        "opset": opset,
+        "dynamic_batch": dynamic_batch,
+        "bytecode_version": bytecode_version,
+        "mobile_python": mobile_python,
+    }
+    options = split_options(target, {name: value for name, value in given.items() if value is not None})
+    results = []
+    with show_stages() as stages:
+        with stages.stage(f"load {model}"):
+            loaded = load_model(
+                model,
+                weights=weights,
+                input_size=input_size,
+                activation=activation,
+                num_classes=num_classes,
+                seed=seed,
+            )
+        for name in options:
+            check_free(artifact_folder(loaded, name, out), force=force)
+        for name, chosen in options.items():
+            first = len(stages.finished)
+            try:
+                artifact = export(loaded, name, out=out, options=chosen, force=force, stages=_prefixed(stages, name))
+                results.append(_success(loaded, artifact, stages, first))
+            except UserError:
+                raise
+            except DeployKitError as error:
+                if len(options) == 1:
+                    raise
+                print_error(error)
+                results.append(_failure(loaded, name, error, stages, first))
+    _report(results, loaded, json)
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+def split_options(targets: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options that each target takes, checked; `UserError` for one that none of them takes."""
+    from deploy_kit.api import parse_options
+    from deploy_kit.errors import UserError
+    from deploy_kit.exporters import get_exporter
+
+    exporters = {name: get_exporter(name) for name in dict.fromkeys(targets)}
+    for name in given:
+        if not any(name in exporter.options_type.model_fields for exporter in exporters.values()):
+            raise UserError(f"--{name.replace('_', '-')} means nothing to {' or '.join(exporters)}", fix="leave it out")
+    chosen = {
+        name: {key: value for key, value in given.items() if key in exporter.options_type.model_fields}
+        for name, exporter in exporters.items()
+    }
+    for name, exporter in exporters.items():
+        parse_options(exporter, chosen[name])
+    return chosen
+
+
+def _prefixed(stages: Stages, target: str) -> Stages:
+    """The same stages, announced with the target's name before theirs."""
+    from dataclasses import replace
+
+    return replace(stages, on_start=lambda name: stages.on_start(f"{target}: {name}"))
+
+
+def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int) -> ExportResult:
+    proof = artifact.manifest.proof
+    return ExportResult(
+        model=loaded.name,
+        target=artifact.manifest.target,
+        weights=loaded.record.weights.description,
+        outcome="ok",
+        artifact=str(artifact.main_file),
+        bytes=artifact.size,
+        verified_by=proof.verified_by,
+        max_relative_error=proof.max_relative_error,
+        noise_ratio=proof.noise_ratio,
+        snr_db=proof.snr_db,
+        top1_agreement=proof.top1_agreement,
+        seconds=_seconds(stages, first),
+        notes=artifact.manifest.notes,
+        error=None,
+    )
+
+
+def _failure(loaded: LoadedModel, target: str, error: DeployKitError, stages: Stages, first: int) -> ExportResult:
+    from deploy_kit.errors import ProofError
+
+    return ExportResult(
+        model=loaded.name,
+        target=target,
+        weights=loaded.record.weights.description,
+        outcome="mismatch" if isinstance(error, ProofError) else "export_failed",
+        artifact=None,
+        bytes=None,
+        verified_by=None,
+        max_relative_error=None,
+        noise_ratio=None,
+        snr_db=None,
+        top1_agreement=None,
+        seconds=_seconds(stages, first),
+        notes=[],
+        error=str(error),
+    )
+
+
+def _seconds(stages: Stages, first: int) -> float:
+    return sum(stage.seconds for stage in stages.finished[first:])
+
+
+def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> None:
+    if json:
+        print_json(results)
+        return
+    print_table(
+        f"{loaded.name}, weights: {loaded.record.weights.description}",
+        ["target", "outcome", "verified by", "error", "x float32's", "SNR dB", "top-1", "size", "time", "file"],
+        [
+            (
+                result.target,
+                result.outcome,
+                result.verified_by,
+                format_error(result.max_relative_error),
+                None if result.noise_ratio is None else f"{result.noise_ratio:.1f}",
+                None if result.snr_db is None else f"{result.snr_db:.0f}",
+                None if result.top1_agreement is None else f"{result.top1_agreement:.0%}",
+                None if result.bytes is None else format_bytes(result.bytes),
+                f"{result.seconds:.1f} s",
+                result.artifact,
+            )
+            for result in results
+        ],
+    )
+    for result in results:
+        for note in result.notes:
+            print_note(f"{result.target}: {note}")

@@ -1,0 +1,43 @@
+"""``deploykit verify``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy_kit.cli.console import format_error, print_json, print_table, show_stages
+from deploy_kit.cli.parameters import ArtifactPath, Json, Weights
+
+if TYPE_CHECKING:
+    from deploy_kit.parity.proof import Proof
+
+
+def command(artifact: ArtifactPath, weights: Weights = None, json: Json = False) -> None:
+    """Prove ARTIFACT again against the model that its manifest names. Exit code 1 if it is wrong."""
+    from deploy_kit.api import verify
+
+    with show_stages() as stages:
+        proof = verify(artifact, weights=weights, stages=stages)
+    if json:
+        print_json(proof)
+    else:
+        print_proof(proof)
+
+
+def print_proof(proof: Proof) -> None:
+    """Print a proof case by case."""
+    print_table(
+        f"{'proven' if proof.passed else 'NOT proven'} by {proof.verified_by}, against {proof.reference}; "
+        f"limit {proof.limit:g} times float32's own error",
+        ["case", "kind", "error", "x float32's", "SNR dB", "top-1 agrees"],
+        [
+            (
+                case.case,
+                case.kind,
+                format_error(case.max_relative_error),
+                None if case.noise_ratio is None else f"{case.noise_ratio:.1f}",
+                None if case.snr_db is None else f"{case.snr_db:.0f}",
+                None if case.top1_agrees is None else "yes" if case.top1_agrees else "no",
+            )
+            for case in proof.cases
+        ],
+    )

@@ -1,0 +1,142 @@
+"""The manifest: everything that is known about an artifact, in one versioned JSON document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy_kit.errors import UserError
+from deploy_kit.parity.proof import Proof
+from deploy_kit.preprocessing import Preprocessing
+from deploy_kit.statistics import Statistics
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightsRecord(_Record):
+    """Where a model's weights came from, and the sha256 of its state dict.
+
+    ``random`` weights are drawn from ``seed``: such an artifact is for measuring, not for predicting.
+    """
+
+    kind: Literal["random", "checkpoint", "program", "callable", "timm"]
+    sha256: str
+    seed: int | None = None
+    path: str | None = None
+
+    @property
+    def description(self) -> str:
+        """A short line for tables."""
+        if self.kind == "random":
+            return f"random (seed {self.seed}): not trained"
+        if self.kind == "checkpoint":
+            return f"{Path(self.path or '').name}, sha256 {self.sha256[:12]}"
+        return {"program": "of the program", "callable": "as the callable made them", "timm": "as timm made them"}[
+            self.kind
+        ]
+
+
+class ModelRecord(_Record):
+    """What was exported; ``source`` is what ``deploykit export`` was given, and builds it again."""
+
+    name: str
+    source: str
+    activation: str | None
+    num_classes: int | None
+    input_shapes: list[list[int]]
+    weights: WeightsRecord
+
+
+class TensorRecord(_Record):
+    """One input or output; a dimension of None is free."""
+
+    name: str
+    shape: list[int | None]
+    dtype: str
+
+
+class RewriteRecord(_Record):
+    """One rewrite: its pass, the module of the original model, and what was done."""
+
+    pass_name: str
+    module: str
+    detail: str
+
+
+class FusionRecord(_Record):
+    """The passes of the target's policy, what they rewrote, and what that did to the graph."""
+
+    passes: list[str]
+    rewrites: list[RewriteRecord]
+    before: Statistics
+    after: Statistics
+
+
+class FileRecord(_Record):
+    """One file of the artifact, by its path in the folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """The whole document. ``main_file`` is the one that a runtime loads."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: str
+    toolchain: dict[str, str]
+    target: str
+    options: dict[str, Any]
+    model: ModelRecord
+    inputs: list[TensorRecord]
+    outputs: list[TensorRecord]
+    preprocessing: Preprocessing | None
+    fusion: FusionRecord
+    operators: dict[str, int]
+    details: dict[str, Any]
+    notes: list[str]
+    main_file: str
+    files: Annotated[list[FileRecord], Field(min_length=1)]
+    proof: Proof
+    measurements: list[dict[str, Any]] = []
+
+    def to_json(self) -> str:
+        """The document's text."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the artifact in ``folder``; `UserError` where there is none that can be understood."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{str(folder)!r} is not an artifact: it has no {MANIFEST}",
+            fix="pass the folder that `deploykit export` made, such as artifacts/edgevit_s/torchscript-lite",
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error}", fix="export the artifact again") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{str(path)!r} has schema version {version!r}; this deploykit reads version {SCHEMA_VERSION}",
+            fix="export the artifact again, or use the deploykit that wrote it",
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{str(path)!r} is damaged: {where}: {first['msg']}", fix="export the artifact again"
+        ) from error

@@ -1,0 +1,65 @@
+"""What an artifact is asked to compute in its proof: seeded noise and real photographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from deploy_kit.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs, float32, with a name to report it by."""
+
+    name: str
+    kind: Literal["noise", "photograph"]
+    inputs: tuple[Tensor, ...]
+
+
+def make_cases(
+    shapes: list[tuple[int, ...]], preprocessing: Preprocessing | None, *, dynamic_batch: bool = False
+) -> list[Case]:
+    """Noise of two strengths for any model, and four photographs for one that takes images.
+
+    Args:
+        shapes: of the inputs, batch included.
+        preprocessing: of the model's images; None for a model that takes none.
+        dynamic_batch: add a case with a batch of three.
+    """
+    cases = [
+        Case("noise", "noise", noise(shapes, seed=0)),
+        Case("faint noise", "noise", noise(shapes, seed=1, scale=0.1)),
+    ]
+    if preprocessing is not None and len(shapes) == 1:
+        batch = shapes[0][0]
+        for name, image in photographs(preprocessing):
+            cases.append(Case(name, "photograph", (image.expand(batch, -1, -1, -1).contiguous(),)))
+    if dynamic_batch:
+        cases.append(Case("noise, batch of 3", "noise", noise([(3, *shape[1:]) for shape in shapes], seed=2)))
+    return cases
+
+
+def noise(shapes: list[tuple[int, ...]], *, seed: int, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Seeded normal noise of the given shapes; the global random state is not touched."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator) * scale for shape in shapes)
+
+
+def photographs(preprocessing: Preprocessing) -> list[tuple[str, Tensor]]:
+    """The two photographs that scikit-learn ships, whole and as a close-up, preprocessed."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    images = []
+    for name in ("china.jpg", "flower.jpg"):
+        image = Image.fromarray(load_sample_image(name))
+        width, height = image.size
+        close = image.crop((width // 4, height // 4, width * 5 // 8, height * 5 // 8))
+        stem = name.removesuffix(".jpg")
+        images.append((stem, preprocessing.apply(image)))
+        images.append((f"{stem}, close-up", preprocessing.apply(close)))
+    return images

@@ -1,0 +1,77 @@
+"""The proof that is attached to an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from deploy_kit.parity.compare import RATIO_LIMIT, Comparison, compare
+from deploy_kit.parity.inputs import Case
+from deploy_kit.parity.reference import Reference
+
+
+class Proof(BaseModel):
+    """Whether an artifact computes what its model computes, by which runtime, and on what evidence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passed: bool
+    verified_by: str
+    reference: str = "the original model in float64"
+    limit: float = RATIO_LIMIT
+    failures: list[str]
+    cases: list[Comparison]
+    diverges_at: str | None = None
+
+    @property
+    def max_relative_error(self) -> float | None:
+        """The largest of any case; None where a case could not be compared."""
+        return _worst(max, [case.max_relative_error for case in self.cases])
+
+    @property
+    def noise_ratio(self) -> float | None:
+        """The largest of any case; None where a case could not be compared."""
+        return _worst(max, [case.noise_ratio for case in self.cases])
+
+    @property
+    def snr_db(self) -> float | None:
+        """The smallest of any case; None where a case could not be compared."""
+        return _worst(min, [case.snr_db for case in self.cases])
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """The share of cases whose first class agrees; None for a model without class scores."""
+        agreements = [case.top1_agrees for case in self.cases if case.top1_agrees is not None]
+        return sum(agreements) / len(agreements) if agreements else None
+
+
+def _worst(choose: type[max] | type[min], values: list[float | None]) -> float | None:  # type: ignore[valid-type]
+    known = [value for value in values if value is not None]
+    return choose(known) if known and len(known) == len(values) else None  # type: ignore[operator]
+
+
+def judge(
+    cases: Sequence[Case], references: Sequence[Reference], outputs: Sequence[list[Tensor]], verified_by: str
+) -> Proof:
+    """Compare an artifact's outputs with the references, case by case."""
+    comparisons = [
+        compare(case.name, case.kind, got, reference) for case, reference, got in zip(cases, references, outputs)
+    ]
+    failures = [failure for comparison in comparisons if (failure := comparison.failure())]
+    if len(outputs) != len(cases):
+        failures.append(f"{len(outputs)} results for {len(cases)} cases")
+    if not _depends_on_input(references):
+        failures.append(
+            "the model's outputs do not depend on its inputs, so agreement proves nothing; load its weights"
+        )
+    return Proof(passed=not failures, verified_by=verified_by, failures=failures, cases=comparisons)
+
+
+def _depends_on_input(references: Sequence[Reference]) -> bool:
+    """Whether float32 can tell the first two cases apart by some output."""
+    if len(references) < 2:
+        return False
+    pairs = zip(references[0].exact, references[1].exact)
+    return any(((a - b).abs().max() > 1e-4 * a.abs().max()).item() for a, b in pairs if a.shape == b.shape)

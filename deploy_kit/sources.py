@@ -1,0 +1,274 @@
+"""Models from anywhere: a reference name, a callable, an exported program, timm."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.capture import capture, from_program
+from deploy_kit.errors import MissingDependencyError, UserError
+from deploy_kit.graph import Graph
+from deploy_kit.manifest import ModelRecord, WeightsRecord
+from deploy_kit.models import create_model, get_architecture, load_checkpoint
+from deploy_kit.models.registry import check_input_size
+from deploy_kit.parity.inputs import noise
+from deploy_kit.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be exported: the module as it was given, and all that is known about it.
+
+    ``program`` is set for a model that came as an exported program, whose graph is used as it is.
+    """
+
+    module: nn.Module
+    record: ModelRecord
+    preprocessing: Preprocessing | None
+    program: torch.export.ExportedProgram | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name, fit for a folder."""
+        return self.record.name
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each input, batch included."""
+        return [tuple(shape) for shape in self.record.input_shapes]
+
+    def capture(self, *, dynamic_batch: bool = False) -> Graph:
+        """The model's graph; see `deploy_kit.capture.capture`."""
+        inputs = noise(self.input_shapes, seed=0)
+        if self.program is None:
+            return capture(self.module, inputs, dynamic_batch=dynamic_batch)
+        if dynamic_batch:
+            raise UserError(
+                "an exported program has the shapes that it was exported with",
+                fix="export it with a dynamic batch dimension yourself, or pass the model as package.module:callable",
+            )
+        return from_program(self.program, inputs)
+
+
+def load_model(
+    source: str | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    input_size: str | int | tuple[int, ...] | None = None,
+    activation: str | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a model by name, from a callable, a file or timm, or take a module as it is.
+
+    Args:
+        source: ``edgevit_s``, ``package.module:callable``, ``path/to/model.pt2``, ``timm/NAME``, or a module.
+        weights: a checkpoint file to load into it.
+        input_size: ``224``, ``224x288`` or ``1x3x224x224``; several inputs are separated by commas.
+        activation: of a reference model.
+        num_classes: of a reference model or a timm one.
+        seed: of random weights.
+
+    Raises:
+        UserError: nothing there by that name, or options that it does not take.
+    """
+    if isinstance(source, nn.Module):
+        return _from_module(source, type(source).__name__, "module", "callable", input_size, weights, seed)
+    options = {"activation": activation, "num_classes": num_classes}
+    if source.endswith(".pt2"):
+        _refuse(source, {**options, "weights": weights, "input_size": input_size})
+        return _from_pt2(Path(source))
+    if source.startswith("timm/"):
+        _refuse(source, {"activation": activation})
+        return _from_timm(source, input_size, num_classes, weights, seed)
+    if ":" in source:
+        _refuse(source, options)
+        module = _call(source, seed)
+        return _from_module(module, source.replace(":", "."), source, "callable", input_size, weights, seed)
+    return _from_registry(source, input_size, activation, num_classes, weights, seed)
+
+
+def _refuse(source: str, options: dict[str, Any]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{source!r} does not take {' and '.join(given)}", fix="leave it out")
+
+
+def _from_registry(
+    name: str,
+    input_size: Any,
+    activation: str | None,
+    num_classes: int | None,
+    weights: str | Path | None,
+    seed: int,
+) -> LoadedModel:
+    architecture = get_architecture(name)
+    shape = (1, 3, *architecture.input_size)
+    if input_size is not None:
+        shapes = parse_shapes(input_size)
+        if len(shapes) != 1 or len(shapes[0]) not in (1, 2, 4) or (len(shapes[0]) == 4 and shapes[0][1] != 3):
+            raise UserError(f"{name} takes one image, not {input_size!r}", fix="pass 224, 224x288 or 1x3x224x224")
+        given = shapes[0]
+        shape = given if len(given) == 4 else (1, 3, given[0], given[-1])  # type: ignore[assignment]
+        check_input_size(architecture, shape[2:])  # type: ignore[arg-type]
+    model = create_model(name, num_classes=num_classes, activation=activation, seed=seed)
+    record = ModelRecord(
+        name=name,
+        source=name,
+        activation=activation or architecture.activation,
+        num_classes=num_classes or architecture.num_classes,
+        input_shapes=[list(shape)],
+        weights=_weights(model, "random", weights, seed),
+    )
+    return LoadedModel(model, record, Preprocessing.for_input(shape))
+
+
+def _from_module(
+    module: nn.Module, name: str, source: str, kind: Any, input_size: Any, weights: str | Path | None, seed: int
+) -> LoadedModel:
+    if input_size is None:
+        raise UserError(f"the input shape of {name!r} is not known", fix="pass it, such as --input-size 1x3x224x224")
+    shapes = parse_shapes(input_size)
+    if any(len(shape) < 2 for shape in shapes):
+        raise UserError(f"{input_size!r} is not a whole shape", fix="write the batch too, such as 1x3x224x224")
+    module = module.eval()
+    record = ModelRecord(
+        name=_slug(name),
+        source=source,
+        activation=None,
+        num_classes=None,
+        input_shapes=[list(shape) for shape in shapes],
+        weights=_weights(module, kind, weights, seed),
+    )
+    return LoadedModel(module, record, Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None)
+
+
+def _from_pt2(path: Path) -> LoadedModel:
+    if not path.is_file():
+        raise UserError(f"there is no exported program {str(path)!r}")
+    try:
+        program = torch.export.load(path)
+        module = program.module(check_guards=False)
+    except Exception as error:  # torch.export.load raises many types for a damaged file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{str(path)!r} is not an exported program that can be read: {reason}",
+            fix="write it with torch.export.save(torch.export.export(model, inputs), path)",
+        ) from error
+    placeholders = {
+        node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and "val" in node.meta
+    }
+    values = [placeholders[name] for name in program.graph_signature.user_inputs if name in placeholders]
+    if not all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in values):
+        raise UserError(f"{str(path)!r} has inputs that are not float32 tensors", fix="export it with float32 inputs")
+    shapes = [[s if isinstance(s, int) else s.node.hint for s in value.shape] for value in values]
+    record = ModelRecord(
+        name=_slug(path.stem),
+        source=str(path),
+        activation=None,
+        num_classes=None,
+        input_shapes=shapes,
+        weights=_weights(module, "program", None, 0),
+    )
+    preprocessing = Preprocessing.for_input(tuple(shapes[0])) if len(shapes) == 1 else None
+    return LoadedModel(module, record, preprocessing, program)
+
+
+def _from_timm(
+    source: str, input_size: Any, num_classes: int | None, weights: str | Path | None, seed: int
+) -> LoadedModel:
+    timm = _import_timm()
+    name = source.removeprefix("timm/")
+    if name not in timm.list_models():
+        from deploy_kit.errors import unknown_name
+
+        raise unknown_name("timm model", name, timm.list_models())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        extra = {} if num_classes is None else {"num_classes": num_classes}
+        model = timm.create_model(name, pretrained=False, **extra)
+    size = input_size or (1, *model.pretrained_cfg["input_size"])
+    shapes = parse_shapes(size)
+    if len(shapes[0]) < 3:
+        size = (1, 3, shapes[0][0], shapes[0][-1])
+    loaded = _from_module(model, source.replace("/", "_"), source, "timm", size, weights, seed)
+    return LoadedModel(
+        loaded.module, loaded.record.model_copy(update={"num_classes": num_classes}), loaded.preprocessing
+    )
+
+
+def _import_timm() -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"timm models need timm, which cannot be imported: {error}", fix="pip install 'deploy-kit[timm]'"
+        ) from error
+
+
+def _call(source: str, seed: int) -> nn.Module:
+    module_name, _, attribute = source.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        owner: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{module_name!r} cannot be imported: {error}", fix="run in the folder that holds it, or install it"
+        ) from error
+    builder = getattr(owner, attribute, None)
+    if not callable(builder):
+        raise UserError(f"{module_name!r} has no function called {attribute!r}", fix="write package.module:callable")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = builder()
+    except TypeError as error:
+        raise UserError(f"{source!r} cannot be called without arguments: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{source!r} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _weights(module: nn.Module, kind: Any, weights: str | Path | None, seed: int) -> WeightsRecord:
+    """Load a checkpoint if one is given, and describe the weights that the module then has."""
+    if weights is None:
+        return WeightsRecord(kind=kind, sha256=hash_state(module), seed=None if kind == "program" else seed)
+    load_checkpoint(module, weights)
+    return WeightsRecord(kind="checkpoint", sha256=hash_state(module), path=str(weights))
+
+
+def hash_state(module: nn.Module) -> str:
+    """The sha256 of a module's state dict: names, dtypes, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
+    """``1x3x224x224`` as [(1, 3, 224, 224)]; several shapes are separated by commas."""
+    if isinstance(text, int):
+        return [(text,)]
+    if isinstance(text, tuple):
+        return [text]
+    shapes = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\d+(x\d+)*", part.strip()) or "0" in part.strip().split("x"):
+            raise UserError(f"{part!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
+        shapes.append(tuple(int(size) for size in part.strip().split("x")))
+    return shapes
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "model"

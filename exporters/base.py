@@ -1,0 +1,86 @@
+"""What a target is to the rest of deploykit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from deploy_kit.fusion import Policy
+from deploy_kit.graph import Graph
+from deploy_kit.stages import Stages
+
+
+class Options(BaseModel):
+    """What a user may choose of a target; each exporter extends it, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a target needs: whether it is here, which, what it is for, and how to get it.
+
+    A target works without an ``optional`` one, as ``purpose`` says.
+    """
+
+    name: str
+    found: str | None
+    purpose: str
+    install: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter wrote: the file to load, what is in it, and how it was made.
+
+    ``details`` are the target's own facts for the manifest; ``notes`` are for the user to read.
+    """
+
+    main_file: str
+    operators: dict[str, int]
+    toolchain: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Outputs of an artifact for each set of inputs, and the runtime that computed them."""
+
+    outputs: list[list[Tensor]]
+    verified_by: str
+
+
+class Exporter(ABC):
+    """One target: its needs, its fusion policy, how to write its file and how to run it here."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    options_type: ClassVar[type[Options]] = Options
+
+    @abstractmethod
+    def requirements(self) -> list[Requirement]:
+        """What the target needs on this machine, and what of it is here."""
+
+    @abstractmethod
+    def policy(self, options: Any) -> Policy:
+        """The passes that this target's runtime gains from."""
+
+    def dynamic_batch(self, options: Any) -> bool:
+        """Whether the graph is to be captured with its batch left free."""
+        return False
+
+    @abstractmethod
+    def export(self, graph: Graph, folder: Path, options: Any, stages: Stages) -> Exported:
+        """Write ``graph`` into ``folder``; raises `deploy_kit.errors.ExportError`."""
+
+    @abstractmethod
+    def run(self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: Any, details: dict[str, Any]) -> Ran:
+        """Run the artifact's main file on each set of inputs, in a process of its own."""

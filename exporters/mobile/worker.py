@@ -1,0 +1,108 @@
+"""The part of the torchscript-lite target that runs inside a mobile interpreter.
+
+``python worker.py JOB RESULT``: JOB and RESULT are JSON files. It needs Python 3.8 and any torch from
+1.11 on, and nothing of deploykit: the interpreter that has XNNPACK is usually not ours.
+"""
+
+import json
+import os
+import sys
+import time
+
+import torch
+import torch.backends.xnnpack
+import torch.jit.mobile
+from torch.jit.mobile import (
+    _backport_for_mobile,
+    _export_operator_list,
+    _get_model_bytecode_version,
+    _load_for_lite_interpreter,
+)
+
+
+def probe(job):
+    """Whether this interpreter can prepack, tried on one convolution."""
+    return {"torch": torch.__version__, "xnnpack": _can_prepack(), "python": sys.executable}
+
+
+def _can_prepack():
+    if not torch.backends.xnnpack.enabled:
+        return False
+    from torch.utils.mobile_optimizer import optimize_for_mobile
+
+    conv = torch.nn.Conv2d(3, 4, 1).eval()
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(conv, torch.zeros(1, 3, 8, 8)))
+    return "prepacked::" in str(optimize_for_mobile(traced).graph)
+
+
+def save(job):
+    """Write a TorchScript file for the lite interpreter, prepacked if asked."""
+    module = torch.jit.load(job["source"], map_location="cpu").eval()
+    if job["prepack"]:
+        from torch.utils.mobile_optimizer import optimize_for_mobile
+
+        module = optimize_for_mobile(module)
+    module._save_for_lite_interpreter(job["target"])
+    version = job.get("bytecode_version")
+    if version is not None and version != _get_model_bytecode_version(job["target"]):
+        backported = job["target"] + ".backport"
+        if not _backport_for_mobile(job["target"], backported, version):
+            raise SystemExit(f"this model cannot be written as bytecode version {version}")
+        os.replace(backported, job["target"])
+    return inspect(job)
+
+
+def inspect(job):
+    """Bytecode version and operators of a file, with how often each is called where that is known."""
+    loaded = _load_for_lite_interpreter(job["target"], map_location="cpu")
+    return {
+        "torch": torch.__version__,
+        "bytecode_version": _get_model_bytecode_version(job["target"]),
+        "operators": sorted(_export_operator_list(loaded)),
+    }
+
+
+def run(job):
+    """Run a file on every set of inputs, and keep the outputs."""
+    torch.set_num_threads(job["threads"])
+    module = _load_for_lite_interpreter(job["target"], map_location="cpu")
+    with torch.no_grad():
+        outputs = [_flat(module(*inputs)) for inputs in torch.load(job["inputs"])]
+    torch.save(outputs, job["outputs"])
+    return {"torch": torch.__version__, "xnnpack": bool(torch.backends.xnnpack.enabled)}
+
+
+def _flat(value):
+    if isinstance(value, torch.Tensor):
+        return [value.contiguous().clone()]
+    values = value.values() if isinstance(value, dict) else value
+    return [leaf for item in values for leaf in _flat(item)]
+
+
+def bench(job):
+    """Time several files in turn, one inference each a turn, so that what disturbs one disturbs all."""
+    torch.set_num_threads(job["threads"])
+    modules = {name: _load_for_lite_interpreter(path, map_location="cpu") for name, path in job["files"].items()}
+    inputs = torch.load(job["inputs"])[0]
+    samples = {name: [] for name in modules}
+    with torch.no_grad():
+        for turn in range(job["warmup"] + job["iterations"]):
+            for name, module in modules.items():
+                start = time.perf_counter()
+                module(*inputs)
+                if turn >= job["warmup"]:
+                    samples[name].append(time.perf_counter() - start)
+    return {"torch": torch.__version__, "seconds": samples}
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        job = json.load(file)
+    result = {"probe": probe, "save": save, "inspect": inspect, "run": run, "bench": bench}[job["do"]](job)
+    with open(sys.argv[2], "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``torchscript-lite``: a ``.ptl`` for PyTorch Mobile's lite interpreter, prepacked for XNNPACK."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from deploy_kit.errors import ExportError, UserError
+from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.mobile.interpreter import FIX, INSTALL, Interpreter, find_interpreter
+from deploy_kit.fusion import Policy
+from deploy_kit.fusion.policy import Choice
+from deploy_kit.graph import Graph
+from deploy_kit.stages import Stages
+from deploy_kit.worker import WorkerError
+
+FILE = "model.ptl"
+
+POLICY = Policy(
+    (Choice("decompose_attention", "the interpreter that phones have knows no scaled_dot_product_attention"),)
+)
+
+
+class TorchScriptLiteOptions(Options):
+    """Which interpreter prepacks and proves, and the bytecode version to write (None is its own)."""
+
+    mobile_python: str | None = None
+    bytecode_version: int | None = Field(default=None, ge=4, le=8)
+
+
+class TorchScriptLite(Exporter):
+    """Fuse, trace, freeze and prepack in an interpreter of the phones' generation, and prove there."""
+
+    name: ClassVar[str] = "torchscript-lite"
+    summary: ClassVar[str] = "PyTorch Mobile's lite interpreter (.ptl), prepacked for XNNPACK"
+    options_type: ClassVar[type[Options]] = TorchScriptLiteOptions
+
+    def requirements(self) -> list[Requirement]:
+        interpreter = find_interpreter()
+        found = f"{interpreter.python}, torch {interpreter.torch}" if interpreter.xnnpack else None
+        purpose = "prepacks for XNNPACK and proves on the phones' runtime; without it the file is plain"
+        return [Requirement("mobile interpreter", found, purpose, INSTALL, optional=True)]
+
+    def policy(self, options: TorchScriptLiteOptions) -> Policy:
+        return POLICY
+
+    def export(self, graph: Graph, folder: Path, options: TorchScriptLiteOptions, stages: Stages) -> Exported:
+        with stages.stage("find the mobile interpreter"):
+            interpreter = find_interpreter(options.mobile_python)
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            traced = Path(scratch, "traced.pt")
+            with stages.stage("trace and freeze"):
+                trace(graph, traced)
+            with stages.stage("prepack" if interpreter.xnnpack else "save"):
+                job = {
+                    "do": "save",
+                    "source": str(traced),
+                    "target": str(folder / FILE),
+                    "prepack": interpreter.xnnpack,
+                    "bytecode_version": options.bytecode_version,
+                }
+                result = _work(interpreter, job, "write the .ptl")
+        notes = [] if interpreter.xnnpack else [f"not prepacked for XNNPACK, so slower than it could be: {FIX}"]
+        return Exported(
+            FILE,
+            operators=dict.fromkeys(result["operators"], 1),
+            toolchain={"torch": torch.__version__, "mobile torch": result["torch"]},
+            details={
+                "prepacked": interpreter.xnnpack,
+                "bytecode_version": result["bytecode_version"],
+                "interpreter": interpreter.description,
+            },
+            notes=notes,
+        )
+
+    def run(
+        self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: TorchScriptLiteOptions, details: dict[str, Any]
+    ) -> Ran:
+        interpreter = find_interpreter(options.mobile_python)
+        if details["prepacked"] and not interpreter.xnnpack:
+            raise UserError("this .ptl is prepacked, and no interpreter here has XNNPACK to run it", fix=FIX)
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
+            torch.save([tuple(x.contiguous() for x in case) for case in inputs], given)
+            job = {"do": "run", "target": str(file), "inputs": str(given), "outputs": str(returned), "threads": 1}
+            _work(interpreter, job, "run the .ptl")
+            return Ran(torch.load(returned, weights_only=True), interpreter.description)
+
+
+def trace(graph: Graph, path: Path) -> None:
+    """Write a graph as frozen TorchScript; raises `ExportError` where it cannot be traced."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            traced = torch.jit.trace(graph.module, graph.example_inputs, check_trace=False, strict=False)
+            torch.jit.freeze(traced.eval()).save(str(path))
+        except RuntimeError as error:
+            raise ExportError(f"the graph cannot be traced: {error}") from error
+
+
+def _work(interpreter: Interpreter, job: dict[str, Any], purpose: str) -> dict[str, Any]:
+    try:
+        return interpreter.work(job)
+    except WorkerError as error:
+        raise ExportError(f"{interpreter.description} could not {purpose}: {error}") from error
