@@ -21,6 +21,7 @@ from deploy_kit.fusion import Rewrite, fuse_graph
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
 from deploy_kit.parity.inputs import make_cases
+from deploy_kit.parity.locate import locate
 from deploy_kit.parity.proof import Proof, judge
 from deploy_kit.parity.reference import compute_references
 from deploy_kit.sources import LoadedModel, load_model
@@ -130,6 +131,9 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
     fused = _fuse(loaded, exporter, options, stages)
     exported = exporter.export(fused.after, folder, options, stages)
     proof = prove(loaded, exporter, folder / exported.main_file, options, exported.details, stages)
+    if not proof.passed:
+        with stages.stage("find where it diverges"):
+            proof = proof.model_copy(update={"diverges_at": locate(loaded, fused.after, exporter, options)})
     batch = exporter.dynamic_batch(options)
     toolchain = {"deploykit": version("deploy-kit"), "python": platform.python_version(), **exported.toolchain}
     return Manifest(
@@ -165,10 +169,11 @@ def prove(
 
 def _proof_error(manifest: Manifest) -> ProofError:
     proof = manifest.proof
+    where = f"; it diverges at {proof.diverges_at}" if proof.diverges_at else ""
     return ProofError(
         f"the {manifest.target} artifact of {manifest.model.name} does not compute what the model computes "
-        f"({proof.verified_by}): {'; '.join(proof.failures)}",
-        fix="nothing was written; please report this with the model",
+        f"({proof.verified_by}): {'; '.join(proof.failures)}{where}",
+        fix="do not ship it; export the model again, and report the failure if it stays",
     )
 
 

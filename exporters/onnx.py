@@ -21,6 +21,7 @@ from torch import Tensor
 from deploy_kit.errors import ExportError
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
 from deploy_kit.fusion import Policy
+from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
@@ -30,7 +31,23 @@ WORKER = Path(__file__).with_name("ort_worker.py")
 SAME = 2e-6
 """A simplified model is kept only if its outputs are this close, relatively, to those before."""
 
-POLICY = Policy(())
+EXACT = "exact, and onnxruntime does not do it"
+
+POLICY = Policy(
+    (
+        Choice("constant_folding", EXACT),
+        Choice("batch_norm_into_producer", EXACT),
+        Choice("batch_norm_into_consumer", EXACT),
+        Choice("batch_norm_into_classifier", EXACT),
+        Choice("identity_into_depthwise", EXACT),
+        Choice("attention_scale_into_query", EXACT),
+        Choice("average_pool_to_slice", EXACT),
+        Choice("slice_before_layer_norm", EXACT),
+        Choice("slice_into_pointwise_conv", EXACT),
+        Choice("layer_norm_affine_into_linear", EXACT),
+        Choice("compose_permutations", EXACT),
+    )
+)
 
 
 class OnnxOptions(Options):

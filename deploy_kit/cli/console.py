@@ -32,11 +32,12 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table for people; None is shown as a dash."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -94,3 +95,13 @@ def format_bytes(size: int) -> str:
 def format_error(value: float | None) -> str | None:
     """An error in two digits."""
     return None if value is None else f"{value:.1e}"
+
+
+def format_number(value: float | None, digits: int) -> str | None:
+    """A number with so many digits after the point."""
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def format_percent(value: float | None) -> str | None:
+    """A share as a percentage."""
+    return None if value is None else f"{value:.0%}"

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy_kit.cli.console import format_bytes, format_error, print_error, print_json, print_note, print_table
+from deploy_kit.cli.console import (
+    format_bytes,
+    format_error,
+    format_number,
+    format_percent,
+    print_error,
+    print_json,
+    print_note,
+    print_table,
+)
 from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Model, Seed, Targets, Weights
 
 if TYPE_CHECKING:
@@ -179,21 +188,17 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
         return
     print_table(
         f"{loaded.name}, weights: {loaded.record.weights.description}",
-        ["target", "outcome", "verified by", "error", "x float32's", "SNR dB", "top-1", "size", "time", "file"],
+        ["result", *(result.target for result in results)],
         [
-            (
-                result.target,
-                result.outcome,
-                result.verified_by,
-                format_error(result.max_relative_error),
-                None if result.noise_ratio is None else f"{result.noise_ratio:.1f}",
-                None if result.snr_db is None else f"{result.snr_db:.0f}",
-                None if result.top1_agreement is None else f"{result.top1_agreement:.0%}",
-                None if result.bytes is None else format_bytes(result.bytes),
-                f"{result.seconds:.1f} s",
-                result.artifact,
-            )
-            for result in results
+            ("outcome", *(result.outcome for result in results)),
+            ("verified by", *(result.verified_by for result in results)),
+            ("largest relative error", *(format_error(result.max_relative_error) for result in results)),
+            ("times float32's own error", *(format_number(result.noise_ratio, 1) for result in results)),
+            ("SNR, dB", *(format_number(result.snr_db, 0) for result in results)),
+            ("top-1 agreement", *(format_percent(result.top1_agreement) for result in results)),
+            ("size", *(None if result.bytes is None else format_bytes(result.bytes) for result in results)),
+            ("time to export and prove", *(f"{result.seconds:.1f} s" for result in results)),
+            ("file", *(result.artifact for result in results)),
         ],
     )
     for result in results:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy_kit.cli.console import format_error, print_json, print_table, show_stages
+from deploy_kit.cli.console import format_error, format_number, print_json, print_table, show_stages
 from deploy_kit.cli.parameters import ArtifactPath, Json, Weights
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def print_proof(proof: Proof) -> None:
                 case.case,
                 case.kind,
                 format_error(case.max_relative_error),
-                None if case.noise_ratio is None else f"{case.noise_ratio:.1f}",
-                None if case.snr_db is None else f"{case.snr_db:.0f}",
+                format_number(case.noise_ratio, 1),
+                format_number(case.snr_db, 0),
                 None if case.top1_agrees is None else "yes" if case.top1_agrees else "no",
             )
             for case in proof.cases

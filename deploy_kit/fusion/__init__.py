@@ -8,16 +8,22 @@ from deploy_kit.fusion.average_pool_to_slice import average_pool_to_slice
 from deploy_kit.fusion.batch_norm_into_classifier import batch_norm_into_classifier
 from deploy_kit.fusion.batch_norm_into_consumer import batch_norm_into_consumer
 from deploy_kit.fusion.batch_norm_into_producer import batch_norm_into_producer
+from deploy_kit.fusion.channels_last_input import channels_last_input
 from deploy_kit.fusion.compose_permutations import compose_permutations
 from deploy_kit.fusion.constant_folding import constant_folding
 from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
+from deploy_kit.fusion.elementwise_in_place import elementwise_in_place
 from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
 from deploy_kit.fusion.layer_norm_affine_into_linear import layer_norm_affine_into_linear
+from deploy_kit.fusion.mean_before_linear import mean_before_linear
+from deploy_kit.fusion.pointwise_conv_to_linear import pointwise_conv_to_linear
 from deploy_kit.fusion.policy import Policy
 from deploy_kit.fusion.rewrite import Pass, Rewrite
+from deploy_kit.fusion.sink_permutations import sink_permutations
 from deploy_kit.fusion.slice_before_layer_norm import slice_before_layer_norm
 from deploy_kit.fusion.slice_into_pointwise_conv import slice_into_pointwise_conv
+from deploy_kit.fusion.transposed_conv_to_product import transposed_conv_to_product
 from deploy_kit.graph import Graph
 
 PASSES: dict[str, Pass] = {
@@ -35,7 +41,13 @@ PASSES: dict[str, Pass] = {
         slice_before_layer_norm,
         slice_into_pointwise_conv,
         layer_norm_affine_into_linear,
+        transposed_conv_to_product,
+        pointwise_conv_to_linear,
         compose_permutations,
+        sink_permutations,
+        mean_before_linear,
+        channels_last_input,
+        elementwise_in_place,
     )
 }
 """Every pass, by name."""

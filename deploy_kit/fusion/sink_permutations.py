@@ -1,0 +1,93 @@
+"""Move permutations towards the output, through operators that do not care, so that they meet and cancel."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from deploy_kit.fusion.compose_permutations import PERMUTATIONS, compose_permutations, permutation
+from deploy_kit.graph import Graph, argument, aten, is_call, rank, shape
+
+
+def sink_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
+    """f(permute(x)) = permute(f(x)), and f(permute(x), y) = permute(f(x, permute^-1(y))), f elementwise.
+
+    An average over some axes moves likewise, over the axes that those were before. Permutations
+    that meet are merged; where the data is channels-last, those that are left are free.
+    """
+    changes = []
+    moved = True
+    while moved:
+        moved = False
+        for node in graph.calls(*_candidates(graph)):
+            order = _order_above(node)
+            if order is None:
+                continue
+            replacement = (
+                _average(graph, node, order) if is_call(node, aten.mean.dim) else _elementwise(graph, node, order)
+            )
+            graph.replace(node, replacement)
+            changes.append((replacement, "permutation moved behind it"))
+            moved = True
+        if moved:
+            compose_permutations(graph)
+            graph.clean()
+    return changes
+
+
+def _candidates(graph: Graph) -> set[OpOverload]:
+    """The elementwise operators of a graph, and the average."""
+    return {
+        node.target
+        for node in graph.nodes
+        if isinstance(node.target, OpOverload)
+        and (torch.Tag.pointwise in node.target.tags or node.target is aten.mean.dim)
+        and not node.target._schema.is_mutable
+    }
+
+
+def _order_above(node: fx.Node) -> list[int] | None:
+    """The permutation that is worth moving from above ``node`` to below it; None where none is."""
+    inputs = node.all_input_nodes
+    permuted = [x for x in inputs if is_call(x, *PERMUTATIONS)]
+    if not permuted or not isinstance(node.meta["val"], torch.Tensor):
+        return None
+    order = permutation(permuted[0])
+    if is_call(node, aten.mean.dim):
+        return order if node.args[1] else None
+    if any(not isinstance(x.meta["val"], torch.Tensor) or shape(x) != shape(node) for x in inputs):
+        return None
+    if all(is_call(x, *PERMUTATIONS) and permutation(x) == order for x in inputs):
+        return order
+    cancels = any(is_call(user, *PERMUTATIONS) and permutation(user) == inverse(order) for user in node.users)
+    return order if cancels else None
+
+
+def _elementwise(graph: Graph, node: fx.Node, order: list[int]) -> fx.Node:
+    undone: dict[fx.Node, fx.Node] = {}
+    for x in node.all_input_nodes:
+        if is_call(x, *PERMUTATIONS) and permutation(x) == order:
+            undone[x] = x.args[0]  # type: ignore[assignment]
+        else:
+            undone[x] = graph.call(aten.permute.default, x, inverse(order), before=node)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda x: undone[x])
+    inner = graph.call(node.target, *args, before=node, **kwargs)  # type: ignore[arg-type]
+    return graph.call(aten.permute.default, inner, order, before=node)
+
+
+def _average(graph: Graph, node: fx.Node, order: list[int]) -> fx.Node:
+    x = node.args[0].args[0]  # type: ignore[union-attr]
+    dims = rank(node.args[0])  # type: ignore[arg-type]
+    averaged = [order[axis % dims] for axis in argument(node, "dim")]
+    keepdim = argument(node, "keepdim")
+    inner = graph.call(aten.mean.dim, x, averaged, keepdim, before=node, dtype=argument(node, "dtype"))
+    if not keepdim:
+        kept = sorted(axis for axis in range(dims) if axis not in averaged)
+        order = [kept.index(axis) for axis in order if axis in kept]
+    return graph.call(aten.permute.default, inner, order, before=node)
+
+
+def inverse(order: list[int]) -> list[int]:
+    """The permutation that undoes ``order``."""
+    return [order.index(axis) for axis in range(len(order))]
