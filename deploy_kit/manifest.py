@@ -13,7 +13,7 @@ from deploy_kit.parity.proof import Proof
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.statistics import Statistics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 
 
@@ -35,13 +35,11 @@ class WeightsRecord(_Record):
     @property
     def description(self) -> str:
         """A short line for tables."""
-        if self.kind == "random":
+        if self.kind in ("random", "timm"):
             return f"random (seed {self.seed}): not trained"
         if self.kind == "checkpoint":
             return f"{Path(self.path or '').name}, sha256 {self.sha256[:12]}"
-        return {"program": "of the program", "callable": "as the callable made them", "timm": "as timm made them"}[
-            self.kind
-        ]
+        return "of the program" if self.kind == "program" else "as the callable made them"
 
 
 class ModelRecord(_Record):

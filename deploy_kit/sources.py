@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from deploy_kit.capture import capture, from_program
-from deploy_kit.errors import MissingDependencyError, UserError
+from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
 from deploy_kit.models.registry import check_input_size
 from deploy_kit.parity.inputs import noise
 from deploy_kit.preprocessing import Preprocessing
+from deploy_kit.timm_models import create_timm_model
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _from_registry(
         if len(shapes) != 1 or len(shapes[0]) not in (1, 2, 4) or (len(shapes[0]) == 4 and shapes[0][1] != 3):
             raise UserError(f"{name} takes one image, not {input_size!r}", fix="pass 224, 224x288 or 1x3x224x224")
         given = shapes[0]
-        shape = given if len(given) == 4 else (1, 3, given[0], given[-1])  # type: ignore[assignment]
-        check_input_size(architecture, shape[2:])  # type: ignore[arg-type]
+        shape = given if len(given) == 4 else (1, 3, given[0], given[-1])
+        check_input_size(architecture, shape[2:])
     model = create_model(name, num_classes=num_classes, activation=activation, seed=seed)
     record = ModelRecord(
         name=name,
@@ -185,17 +186,8 @@ def _from_pt2(path: Path) -> LoadedModel:
 def _from_timm(
     source: str, input_size: Any, num_classes: int | None, weights: str | Path | None, seed: int
 ) -> LoadedModel:
-    timm = _import_timm()
-    name = source.removeprefix("timm/")
-    if name not in timm.list_models():
-        from deploy_kit.errors import unknown_name
-
-        raise unknown_name("timm model", name, timm.list_models())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        extra = {} if num_classes is None else {"num_classes": num_classes}
-        model = timm.create_model(name, pretrained=False, **extra)
-    size = input_size or (1, *model.pretrained_cfg["input_size"])
+    model, shape = create_timm_model(source.removeprefix("timm/"), num_classes=num_classes, seed=seed)
+    size = input_size or shape
     shapes = parse_shapes(size)
     if len(shapes[0]) < 3:
         size = (1, 3, shapes[0][0], shapes[0][-1])
@@ -203,15 +195,6 @@ def _from_timm(
     return LoadedModel(
         loaded.module, loaded.record.model_copy(update={"num_classes": num_classes}), loaded.preprocessing
     )
-
-
-def _import_timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"timm models need timm, which cannot be imported: {error}", fix="pip install 'deploy-kit[timm]'"
-        ) from error
 
 
 def _call(source: str, seed: int) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from deploy_kit.cli.console import format_bytes, print_json, print_note, print_table
 from deploy_kit.cli.parameters import ArtifactPath, Json
@@ -52,5 +53,5 @@ def _signature(shape: list[int | None], dtype: str) -> str:
     return f"{dtype} [{', '.join('batch' if size is None else str(size) for size in shape)}]"
 
 
-def _describe(values: dict[str, object]) -> str:
+def _describe(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -28,17 +28,17 @@ class Proof(BaseModel):
     @property
     def max_relative_error(self) -> float | None:
         """The largest of any case; None where a case could not be compared."""
-        return _worst(max, [case.max_relative_error for case in self.cases])
+        return _worst([case.max_relative_error for case in self.cases])
 
     @property
     def noise_ratio(self) -> float | None:
         """The largest of any case; None where a case could not be compared."""
-        return _worst(max, [case.noise_ratio for case in self.cases])
+        return _worst([case.noise_ratio for case in self.cases])
 
     @property
     def snr_db(self) -> float | None:
         """The smallest of any case; None where a case could not be compared."""
-        return _worst(min, [case.snr_db for case in self.cases])
+        return _worst([case.snr_db for case in self.cases], lowest=True)
 
     @property
     def top1_agreement(self) -> float | None:
@@ -47,9 +47,12 @@ class Proof(BaseModel):
         return sum(agreements) / len(agreements) if agreements else None
 
 
-def _worst(choose: type[max] | type[min], values: list[float | None]) -> float | None:  # type: ignore[valid-type]
+def _worst(values: list[float | None], *, lowest: bool = False) -> float | None:
+    """The largest of the values, or the smallest; None where one of them is not known."""
     known = [value for value in values if value is not None]
-    return choose(known) if known and len(known) == len(values) else None  # type: ignore[operator]
+    if not known or len(known) != len(values):
+        return None
+    return min(known) if lowest else max(known)
 
 
 def judge(

@@ -1,0 +1,21 @@
+# `make edgevit_s` exports the model; `make test` passes the tests. Both set everything up first.
+PYTHON ?= python3
+
+.PHONY: edgevit_s test lint benchmark
+
+edgevit_s: .venv/ready
+	.venv/bin/deploykit export edgevit_s --target torchscript-lite --force
+
+test: .venv/ready lint
+	.venv/bin/pytest --numprocesses 2 --dist loadgroup
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	scripts/typecheck.sh
+
+benchmark: .venv/ready
+	.venv/bin/python -m deploy_kit.benchmarks.suites.edgevit_torchscript_lite
+
+.venv/ready: pyproject.toml scripts/setup.sh
+	PYTHON=$(PYTHON) scripts/setup.sh
