@@ -214,6 +214,8 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
             fix="export it from package.module:callable to be able to verify it later",
         )
     path = weights or (record.weights.path if record.weights.kind == "checkpoint" else None)
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {str(path)!r} any more", fix="pass where it is now with --weights")
     shape = ",".join("x".join(map(str, sizes)) for sizes in record.input_shapes)
     named = record.weights.kind in ("random", "checkpoint") and ":" not in record.source and "/" not in record.source
     loaded = load_model(

@@ -20,6 +20,7 @@ from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
 from deploy_kit.models.registry import check_input_size
 from deploy_kit.parity.inputs import noise
+from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.timm_models import create_timm_model
 
@@ -141,6 +142,7 @@ def _from_module(
     if any(len(shape) < 2 for shape in shapes):
         raise UserError(f"{input_size!r} is not a whole shape", fix="write the batch too, such as 1x3x224x224")
     module = module.eval()
+    _check_runs(module, name, shapes)
     record = ModelRecord(
         name=_slug(name),
         source=source,
@@ -150,6 +152,20 @@ def _from_module(
         weights=_weights(module, kind, weights, seed),
     )
     return LoadedModel(module, record, Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None)
+
+
+def _check_runs(module: nn.Module, name: str, shapes: list[tuple[int, ...]]) -> None:
+    """Raise `UserError` where a module does not take float32 tensors of these shapes."""
+    try:
+        with torch.no_grad(), one_thread():
+            module(*noise(shapes, seed=0))
+    except Exception as error:  # whatever somebody's forward() raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        given = ",".join("x".join(map(str, shape)) for shape in shapes)
+        raise UserError(
+            f"{name!r} does not run on an input of {given}: {type(error).__name__}: {reason}",
+            fix="pass the shape that it takes with --input-size, or mend its forward()",
+        ) from error
 
 
 def _from_pt2(path: Path) -> LoadedModel:

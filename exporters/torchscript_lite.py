@@ -57,9 +57,12 @@ interpreter (torch 1.13, XNNPACK, x86-64, 1 thread), all others in place."""
 
 
 class TorchScriptLiteOptions(Options):
-    """Which interpreter prepacks and proves, and the bytecode version to write (None is its own)."""
+    """Which interpreter prepacks and proves, and the bytecode version to write (None is its own).
 
-    mobile_python: str | None = None
+    The interpreter is of this machine, not of the artifact: the manifest leaves it out.
+    """
+
+    mobile_python: str | None = Field(default=None, exclude=True)
     bytecode_version: int | None = Field(default=None, ge=4, le=8)
 
 
