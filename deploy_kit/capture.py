@@ -184,6 +184,7 @@ _DROPOUTS = (
     aten.feature_dropout.default,
     aten.feature_alpha_dropout.default,
 )
+_EVERYTHING = tuple((start, end, 1) for start in (None, 0) for end in (None, 2**63 - 1))
 _NO_OPS = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.clone.default)
 
 
@@ -192,6 +193,9 @@ def _drop_no_ops(graph: Graph) -> None:
         if node.target in _DROPOUTS and argument(node, "train"):
             continue
         graph.replace(node, node.args[0])
+    for node in graph.calls(aten.slice.Tensor):
+        if tuple(argument(node, name) for name in ("start", "end", "step")) in _EVERYTHING:
+            graph.replace(node, node.args[0])
     for node in list(graph.nodes):
         if str(node.target).startswith("aten._assert_tensor_metadata") or node.target == "_guards_fn":
             graph.module.graph.erase_node(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,9 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph that can be rewritten without touching this one; constants are shared until replaced."""
-        module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about how it copies an output's structure
+            module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
         return Graph(module, self.example_inputs, self.dynamic_batch)
 
     def calls(self, *ops: OpOverload) -> Iterator[fx.Node]:
@@ -112,8 +115,10 @@ class Graph:
             node.meta["val"] = node.target(*fake_args, **fake_kwargs)  # type: ignore[operator]
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
-        """Let every user of ``old`` use ``new``."""
+        """Let every user of ``old`` use ``new``, and drop ``old`` unless ``new`` itself reads it."""
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        if not old.users:
+            self.module.graph.erase_node(old)
 
     def clean(self) -> None:
         """Drop dead nodes and unused constants, check the graph and make it runnable again."""
@@ -184,6 +189,9 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Set a call's argument by its name in the operator's schema."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     index = [parameter.name for parameter in schema].index(name)
+    if schema[index].kwarg_only:
+        node.kwargs = {**node.kwargs, name: value}
+        return
     args = list(node.args)
     while len(args) <= index:
         parameter = schema[len(args)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
         UserError: no such file, not a checkpoint, a pickle that would run code, or keys or shapes
             that differ, with the first missing, unexpected and misshapen key.
     """
-    state = _unwrap(source if isinstance(source, Mapping) else read_state_dict(Path(source)))
     expected = model.state_dict()
+    state = _unwrap(source if isinstance(source, Mapping) else read_state_dict(Path(source)), expected)
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "from_official", None)
     if convert is not None and set(state) != set(expected):
         state = convert(state)
@@ -47,17 +49,17 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts save their options
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise many types for a damaged file
+        refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused:
             raise UserError(
-                f"{str(path)!r} holds more than tensors, and reading it could run code; it was not read",
+                f"{str(path)!r} holds more than tensors ({refused[1]}), and reading it could run code; it was not read",
                 fix="ask its author for a .safetensors file, or re-save its state_dict() alone",
             ) from error
-        raise UserError(f"{str(path)!r} is not a checkpoint: {_first_line(error)}") from error
-    except Exception as error:  # safetensors and torch raise many types for a damaged file
         raise UserError(
-            f"{str(path)!r} is damaged or not a checkpoint: {_first_line(error)}",
+            f"{str(path)!r} is damaged or not a checkpoint: {_first_sentence(error)}",
             fix="fetch it again and compare its checksum with the publisher's",
         ) from error
     if not isinstance(loaded, Mapping):
@@ -65,11 +67,11 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     return loaded
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _first_sentence(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
-def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _unwrap(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -77,7 +79,7 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not tensors:
         raise UserError("the checkpoint holds no tensors", fix="pass a state dict, or a file that holds one")
     for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
+        if all(key.startswith(prefix) for key in tensors) and not all(key.startswith(prefix) for key in expected):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 

@@ -21,17 +21,17 @@ PRODUCTS = (aten.matmul.default, aten.bmm.default)
 def attention_scale_into_query(graph: Graph) -> list[tuple[fx.Node, str]]:
     """c * (q k^T) = (c q) k^T, and c * (W x + b) = (c W) x + c b for the rows of W that make q.
 
-    The scale is a number that multiplies or divides the scores or the queries. The queries may be
-    any selection of a joint projection's outputs, behind any views, as long as those outputs are
-    used for nothing else.
+    The scale is a number that multiplies or divides the scores, the queries or, all the same, the
+    keys. The queries may be any selection of a joint projection's outputs, behind any views, as
+    long as those outputs are used for nothing else.
     """
     changes = []
     for scaling in graph.calls(aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.div.Scalar):
         factor, x = _factor(scaling), scaling.args[0]
         if factor is None or not isinstance(x, fx.Node) or only_user(x) is not scaling:
             continue
-        product = is_call(x, *PRODUCTS)
-        feeds_product = any(is_call(user, *PRODUCTS) for user in scaling.users) and len(scaling.users) == 1
+        product = is_call(x, *PRODUCTS) and x.args[0] is not x.args[1]
+        feeds_product = any(is_call(user, *PRODUCTS) for user in scaling.users)
         if not product and not feeds_product:
             continue
         query = x.args[0] if product else x
@@ -39,7 +39,7 @@ def attention_scale_into_query(graph: Graph) -> list[tuple[fx.Node, str]]:
         assert isinstance(query, fx.Node)
         if _scale_features(graph, query, user, factor):
             graph.replace(scaling, x)
-            changes.append((scaling, f"scale {factor:.6g} folded into the query projection"))
+            changes.append((scaling, f"scale {factor:.6g} folded into the projection"))
     return changes
 
 

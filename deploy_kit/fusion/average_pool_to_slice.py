@@ -12,19 +12,20 @@ LAST = 2**63 - 1
 def average_pool_to_slice(graph: Graph) -> list[tuple[fx.Node, str]]:
     """pool(x)[i, j] = x[r i, r j] for a window of 1 x 1 and a stride of r: the average of one value.
 
-    Needs no padding, no rounding up of the output's size and no other divisor.
+    Needs the divisor to be 1 as well. A window of one element has no padding to count, and rounding
+    the output's size up adds nothing to it.
     """
     changes = []
     for pool in graph.calls(aten.avg_pool2d.default):
-        kernel, padding = argument(pool, "kernel_size"), argument(pool, "padding")
+        kernel = argument(pool, "kernel_size")
         stride = argument(pool, "stride") or kernel
-        divisor = argument(pool, "divisor_override")
-        if set(kernel) != {1} or set(padding) != {0} or argument(pool, "ceil_mode") or divisor not in (None, 1):
+        if set(kernel) != {1} or argument(pool, "divisor_override") not in (None, 1):
             continue
         sliced = pool.args[0]
         steps = stride if len(stride) == 2 else [stride[0], stride[0]]
         for axis, step in zip((rank(pool) - 2, rank(pool) - 1), steps):
-            sliced = graph.call(aten.slice.Tensor, sliced, axis, 0, LAST, step, before=pool)
+            if step > 1:
+                sliced = graph.call(aten.slice.Tensor, sliced, axis, 0, LAST, step, before=pool)
         graph.replace(pool, sliced)  # type: ignore[arg-type]
         changes.append((pool, f"average of one element, stride {steps}, is a slice"))
     return changes

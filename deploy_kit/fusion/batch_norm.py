@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 
 from deploy_kit.graph import Graph, argument
@@ -34,8 +33,3 @@ def as_affine(graph: Graph, norm: fx.Node) -> ChannelAffine | None:
     if bias is not None:
         shift = shift + bias.double()
     return ChannelAffine(gain, shift)
-
-
-def zeros_like_channels(weight: Tensor) -> Tensor:
-    """A float64 bias of zeros for a weight whose first dimension is its output channels."""
-    return torch.zeros(weight.shape[0], dtype=torch.float64)

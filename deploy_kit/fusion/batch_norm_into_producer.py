@@ -27,10 +27,10 @@ def batch_norm_into_producer(graph: Graph) -> list[tuple[fx.Node, str]]:
         uses = channel_uses(producer, channel_axis(producer))
         if len(uses) != 1 or not is_call(uses[0].consumer, aten.batch_norm.default):
             continue
-        norm, operand, axis = uses[0].consumer, uses[0].operand, uses[0].axis
+        norm, operand = uses[0].consumer, uses[0].operand
         affine = as_affine(graph, norm)
         constants = weight_and_bias(graph, producer)
-        if affine is None or constants is None or axis != 1 or norm.args[0] is not operand:
+        if affine is None or constants is None or uses[0].axis != 1:
             continue
         weight, bias = constants
         folded = scale_outputs(producer, weight, affine.gain)

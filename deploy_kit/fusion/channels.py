@@ -61,7 +61,7 @@ def _follow_view(view: fx.Node, source: fx.Node, axis: int) -> int | None:
 
 def _same_axis(before: tuple, after: tuple, axis: int) -> int | None:
     """The axis of a reshaped tensor that indexes exactly what ``axis`` did; None where there is none."""
-    if any(not isinstance(size, int) for size in (*before[axis:], *before[1:axis])):
+    if not all(isinstance(size, int) for size in before[axis:]):
         return None
     tail = math.prod(before[axis + 1 :])
     for candidate in range(len(after) - 1, -1, -1):

@@ -6,14 +6,16 @@ from torch import fx
 
 from deploy_kit.graph import Graph, aten, is_call, rank
 
+PERMUTATIONS = (aten.permute.default, aten.transpose.int)
+
 
 def compose_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
     """permute(permute(x, p), q) = permute(x, [p[i] for i in q]), and permute(x, identity) = x."""
     changes = []
-    for outer in graph.calls(aten.permute.default, aten.transpose.int):
+    for outer in graph.calls(*PERMUTATIONS):
         order, x = permutation(outer), outer.args[0]
         assert isinstance(x, fx.Node)
-        if is_call(x, aten.permute.default, aten.transpose.int):
+        if is_call(x, *PERMUTATIONS):
             inner = permutation(x)
             order, x = [inner[i] for i in order], x.args[0]
             assert isinstance(x, fx.Node)

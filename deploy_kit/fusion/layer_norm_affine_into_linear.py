@@ -19,7 +19,7 @@ def layer_norm_affine_into_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
     changes = []
     for norm in graph.calls(aten.layer_norm.default):
         gain, bias = argument(norm, "weight"), argument(norm, "bias")
-        if gain is None and bias is None or len(argument(norm, "normalized_shape")) != 1:
+        if (gain is None and bias is None) or len(argument(norm, "normalized_shape")) != 1:
             continue
         values = [graph.constant(gain), graph.constant(bias)]
         if (gain is not None and values[0] is None) or (bias is not None and values[1] is None):

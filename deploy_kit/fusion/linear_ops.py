@@ -74,14 +74,7 @@ def has_no_padding(node: fx.Node) -> bool:
 
 def is_pointwise(node: fx.Node, weight: Tensor) -> bool:
     """Whether a convolution has a 1x1 kernel and no padding."""
-    return is_call(node, *CONVOLUTIONS) and has_no_padding(node) and all(side == 1 for side in weight.shape[2:])
-
-
-def takes_as_input(consumer: fx.Node, operand: fx.Node) -> bool:
-    """Whether ``consumer`` is a linear op that reads ``operand`` as its input and nothing else."""
-    return (
-        is_call(consumer, *LINEAR_OPS) and consumer.all_input_nodes.count(operand) == 1 and consumer.args[0] is operand
-    )
+    return has_no_padding(node) and all(side == 1 for side in weight.shape[2:])
 
 
 def _spatial_dims(node: fx.Node) -> int:

@@ -12,7 +12,6 @@ from deploy_kit.fusion.linear_ops import (
     scale_inputs,
     set_weight_and_bias,
     shift_inputs,
-    takes_as_input,
     weight_and_bias,
 )
 from deploy_kit.graph import Graph, is_call
@@ -23,7 +22,6 @@ def accepts_affine(graph: Graph, use: ChannelUse) -> bool:
     consumer = use.consumer
     return (
         is_call(consumer, *CONVOLUTIONS, LINEAR)
-        and takes_as_input(consumer, use.operand)
         and has_no_padding(consumer)
         and channel_axis(consumer) == use.axis
         and weight_and_bias(graph, consumer) is not None

@@ -1,0 +1,38 @@
+"""Models that are captured once and read by many tests; a test that rewrites a graph copies it first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.capture import capture
+from deploy_kit.graph import Graph
+from deploy_kit.models import create_model
+
+torch.set_num_threads(1)  # two test processes share two cores
+
+
+@pytest.fixture(scope="session")
+def edgevit_xxs() -> nn.Module:
+    return create_model("edgevit_xxs", num_classes=10).double()
+
+
+@pytest.fixture(scope="session")
+def image() -> Tensor:
+    return torch.randn(1, 3, 96, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def edgevit_xxs_graph(edgevit_xxs: nn.Module, image: Tensor) -> Graph:
+    return capture(edgevit_xxs, (image,))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this run see; `tests.support.once` fills it."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

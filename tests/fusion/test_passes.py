@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.capture import capture
+from deploy_kit.errors import UserError
+from deploy_kit.fusion import PASSES, Policy, fuse_graph
+from deploy_kit.fusion.policy import Choice
+from deploy_kit.graph import Graph, aten
+from deploy_kit.models.layers import randomize_
+from tests.fusion.support import Shapes, noise, relative_error
+
+EVERYTHING = Policy(tuple(Choice(name, "") for name in PASSES))
+
+
+class Permute(nn.Module):
+    def __init__(self, *order: int):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.order)
+
+
+class Strided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, ::2, ::2]
+
+
+class Residual(nn.Module):
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ChannelsLast(nn.Sequential):
+    def __init__(self, *body: nn.Module):
+        super().__init__(Permute(0, 2, 3, 1), *body, Permute(0, 3, 1, 2))
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, fused: bool):
+        super().__init__()
+        self.qkv, self.fused = nn.Linear(dim, 3 * dim), fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        if self.fused:
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.transpose(1, 2) * 0.3).softmax(-1) @ v
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+def random_model(seed: int, dim: int = 4, layers: int = 9) -> nn.Module:
+    """A random stack over ``[B, 4, H, W]`` of the kinds of layer that the passes rewrite."""
+    choose = random.Random(seed)
+    kinds = [
+        lambda: nn.BatchNorm2d(dim),
+        lambda: nn.BatchNorm2d(dim),
+        lambda: nn.Conv2d(dim, dim, choose.choice([1, 3]), padding=choose.choice([0, 1]), bias=choose.random() < 0.5),
+        lambda: nn.Conv2d(dim, dim, 3, padding=1, groups=choose.choice([1, 2, 4])),
+        lambda: nn.ConvTranspose2d(dim, dim, 2, stride=2, groups=choose.choice([1, 2, 4])),
+        lambda: nn.ReLU(inplace=choose.random() < 0.5),
+        lambda: nn.AvgPool2d(1, choose.choice([1, 2])),
+        lambda: Strided(),
+        lambda: ChannelsLast(nn.LayerNorm(dim)),
+        lambda: ChannelsLast(nn.Linear(dim, dim)),
+        lambda: ChannelsLast(nn.RMSNorm(dim), nn.Linear(dim, dim)),
+        lambda: nn.Sequential(Permute(0, 1, 3, 2), Permute(0, 3, 2, 1), nn.LayerNorm(dim), Permute(0, 3, 2, 1)),
+        lambda: Residual(nn.Conv2d(dim, dim, 3, padding=1, groups=choose.choice([1, dim]))),
+        lambda: Residual(nn.Sequential(nn.BatchNorm2d(dim), nn.Conv2d(dim, dim, 1))),
+        lambda: Residual(nn.BatchNorm2d(dim)),
+        lambda: Residual(Attention(dim, fused=choose.random() < 0.5)),
+    ]
+    body = [choose.choice(kinds)() for _ in range(layers)]
+    if choose.random() < 0.3:
+        body.insert(choose.randrange(layers), body[choose.randrange(layers)])
+    head = [nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(dim, 3)]
+    model = nn.Sequential(*body, *head[choose.choice([0, 1, 4]) :])
+    randomize_(model, seed)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_all_passes_together_are_exact_for_random_models(seed: int) -> None:
+    model, x = random_model(seed), noise(2, 4, 9, 8, seed=seed)
+    fused, _ = fuse_graph(capture(model, (x,), dynamic_batch=seed % 2 == 0), EVERYTHING)
+    with torch.no_grad():
+        assert relative_error(Shapes(fused.module).run(x), model(x)) <= 1e-12
+
+
+@pytest.fixture(scope="module")
+def fused(edgevit_xxs_graph: Graph) -> tuple[Graph, list]:
+    return fuse_graph(edgevit_xxs_graph, EVERYTHING)
+
+
+def test_edgevit_stays_the_same(fused: tuple[Graph, list], edgevit_xxs: nn.Module, image: Tensor) -> None:
+    with torch.no_grad():
+        assert relative_error(fused[0].module(image), edgevit_xxs(image)) <= 1e-12
+
+
+def test_edgevit_has_no_batch_norm_pooling_or_scale_left(fused: tuple[Graph, list]) -> None:
+    graph, _ = fused
+    assert not list(graph.calls(aten.batch_norm.default, aten.avg_pool2d.default, aten.mul.Tensor))
+
+
+def test_edgevit_gets_every_rewrite_that_its_blocks_allow(fused: tuple[Graph, list]) -> None:
+    blocks, sampled = 7, 5
+    made = Counter(rewrite.pass_name for rewrite in fused[1])
+    expected = {
+        "batch_norm_into_consumer": 2 * sampled,
+        "batch_norm_into_classifier": 1,
+        "identity_into_depthwise": blocks + sampled,
+        "attention_scale_into_query": blocks,
+        "average_pool_to_slice": sampled,
+        "slice_before_layer_norm": 2 * sampled,
+        "layer_norm_affine_into_linear": 2 * blocks + sampled,
+    }
+    assert {name: made[name] for name in expected} == expected
+
+
+def test_fusing_leaves_the_captured_graph_alone(edgevit_xxs_graph: Graph, image: Tensor) -> None:
+    before = str(edgevit_xxs_graph.module.graph)
+    names = {name for name, _ in edgevit_xxs_graph.module.named_parameters()}
+    fuse_graph(edgevit_xxs_graph, EVERYTHING)
+    assert str(edgevit_xxs_graph.module.graph) == before
+    assert {name for name, _ in edgevit_xxs_graph.module.named_parameters()} == names
+
+
+def test_fusing_twice_finds_nothing_new(fused: tuple[Graph, list]) -> None:
+    assert fuse_graph(fused[0], EVERYTHING)[1] == []
+
+
+def test_a_policy_runs_its_passes_alone_and_in_order(edgevit_xxs_graph: Graph) -> None:
+    policy = Policy((Choice("average_pool_to_slice", ""), Choice("batch_norm_into_consumer", "")))
+    _, rewrites = fuse_graph(edgevit_xxs_graph, policy)
+    assert list(dict.fromkeys(rewrite.pass_name for rewrite in rewrites)) == policy.names
+
+
+def test_a_policy_without_passes_changes_nothing(edgevit_xxs_graph: Graph) -> None:
+    fused, rewrites = fuse_graph(edgevit_xxs_graph, Policy(()))
+    assert rewrites == []
+    assert str(fused.module.graph) == str(edgevit_xxs_graph.module.graph)
+
+
+def test_an_unknown_pass_is_refused_with_the_nearest_name(edgevit_xxs_graph: Graph) -> None:
+    with pytest.raises(UserError, match="batch_norm_in_producer") as error:
+        fuse_graph(edgevit_xxs_graph, Policy((Choice("batch_norm_in_producer", ""),)))
+    assert "batch_norm_into_producer" in error.value.fix
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_every_pass_states_its_identity(name: str) -> None:
+    assert "=" in PASSES[name].identity.splitlines()[0]
