@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
+import logging
+import pickle
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from deploy_kit.models.registry import check_input_size
 from deploy_kit.parity.inputs import noise
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
+from deploy_kit.pt2 import RefusedError, load_program
 from deploy_kit.timm_models import create_timm_model
 
 
@@ -51,13 +57,26 @@ class LoadedModel:
         """The model's graph; see `deploy_kit.capture.capture`."""
         inputs = noise(self.input_shapes, seed=0)
         if self.program is None:
-            return capture(self.module, inputs, dynamic_batch=dynamic_batch)
+            with _quietly():
+                return capture(self.module, inputs, dynamic_batch=dynamic_batch)
         if dynamic_batch:
             raise UserError(
                 "an exported program has the shapes that it was exported with",
                 fix="export it with a dynamic batch dimension yourself, or pass the model as package.module:callable",
             )
         return from_program(self.program, inputs)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep torch from printing whole graphs where it cannot follow a model; the error says what is needed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def load_model(
@@ -160,10 +179,9 @@ def _check_runs(module: nn.Module, name: str, shapes: list[tuple[int, ...]]) -> 
         with torch.no_grad(), one_thread():
             module(*noise(shapes, seed=0))
     except Exception as error:  # whatever somebody's forward() raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         given = ",".join("x".join(map(str, shape)) for shape in shapes)
         raise UserError(
-            f"{name!r} does not run on an input of {given}: {type(error).__name__}: {reason}",
+            f"{name!r} does not run on an input of {given}: {type(error).__name__}: {_first_line(error)}",
             fix="pass the shape that it takes with --input-size, or mend its forward()",
         ) from error
 
@@ -172,12 +190,17 @@ def _from_pt2(path: Path) -> LoadedModel:
     if not path.is_file():
         raise UserError(f"there is no exported program {str(path)!r}")
     try:
-        program = torch.export.load(path)
+        program = load_program(path)
         module = program.module(check_guards=False)
-    except Exception as error:  # torch.export.load raises many types for a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (RefusedError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{str(path)!r} is not an exported program that can be read: {reason}",
+            f"{str(path)!r} holds more than tensors and operators, and reading it could run code; it was not read "
+            f"({_first_line(error)})",
+            fix="ask its author for the model's code and a .safetensors file",
+        ) from error
+    except Exception as error:  # torch raises many types for a damaged file
+        raise UserError(
+            f"{str(path)!r} is not an exported program that can be read: {_first_line(error)}",
             fix="write it with torch.export.save(torch.export.export(model, inputs), path)",
         ) from error
     placeholders = {
@@ -267,6 +290,10 @@ def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
             raise UserError(f"{part!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
         shapes.append(tuple(int(size) for size in part.strip().split("x")))
     return shapes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _slug(name: str) -> str:

@@ -17,7 +17,7 @@ TAIL = 1200
 
 
 class WorkerError(DeployKitError):
-    """A worker process failed; the message ends with its last words."""
+    """A worker process failed; the message holds its last words."""
 
 
 def run_worker(
@@ -56,13 +56,20 @@ def run_worker(
             raise WorkerError(f"{Path(words[0]).name} was still running after {timeout:g} s and was ended") from None
         finally:
             _end(process)
-        last_words = output.decode(errors="replace").strip()[-TAIL:]
+        last_words = _reason(output.decode(errors="replace").strip())
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
             raise WorkerError(f"{Path(words[0]).name} crashed with {name}: {last_words or 'it said nothing'}")
         if process.returncode != 0 or not result_file.is_file():
             raise WorkerError(last_words or f"{Path(words[0]).name} exited with {process.returncode} and said nothing")
         return json.loads(result_file.read_text())
+
+
+def _reason(output: str) -> str:
+    """A Python worker's exception without its traceback; what any other worker said last."""
+    _, traceback, rest = output.rpartition("Traceback (most recent call last):\n")
+    exception = [line for line in rest.splitlines() if not line.startswith(" ")]
+    return "\n".join(exception)[:TAIL] if traceback and exception else output[-TAIL:]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

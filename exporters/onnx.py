@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from deploy_kit.errors import ExportError
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
-from deploy_kit.graph import Graph
+from deploy_kit.graph import Graph, source_line
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -127,7 +128,19 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
             value.name = "output" if len(program.model.graph.outputs) == 1 else f"output_{index}"
         program.save(str(file))
     except Exception as error:  # the exporter raises many types; the last cause names the operator
-        raise ExportError(f"the ONNX exporter failed: {_root_cause(error)}") from error
+        reason = _root_cause(error)
+        raise ExportError(f"the ONNX exporter failed: {reason}{_where(graph, reason)}") from error
+
+
+def _where(graph: Graph, reason: str) -> str:
+    """The line of the model's source that calls the operator that the exporter complains about, if it names one."""
+    named = re.search(r"op='([\w.]+)', overload='(\w+)'", reason)
+    if named is None:
+        return ""
+    program = torch.export.export(graph.module, graph.example_inputs, strict=False).run_decompositions()
+    target = f"{named[1]}.{named[2]}"
+    lines = (source_line(node) for node in program.graph.nodes if str(node.target) == target)
+    return next((f" ({line})" for line in lines if line), "")
 
 
 def _root_cause(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def main() -> None:
     from deploy_kit.errors import DeployKitError
 
     signal.signal(signal.SIGTERM, _terminate)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they are about torch's own future
     try:
         app()
     except DeployKitError as error:

@@ -74,11 +74,13 @@ def print_note(text: str) -> None:
 @contextmanager
 def show_stages() -> Iterator[Stages]:
     """Stages that are shown as they pass, each with its time."""
+    import sys
+
     from rich.console import Console
 
     from deploy_kit.stages import Stages
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=sys.stderr, highlight=False)  # this one, also while a stage silences torch
     with console.status("") as status:
 
         def ended(stage: StageTime) -> None:

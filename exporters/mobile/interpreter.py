@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import shutil
@@ -110,8 +111,9 @@ def _system_pythons() -> Iterator[str]:
                 yield path
 
 
+@functools.cache
 def _probe(python: str) -> Interpreter | str:
-    """What a Python can do, or why it cannot."""
+    """What a Python can do, or why it cannot; asked once, for it takes a second."""
     environment = system_environment()
     try:
         result = run_worker([python, "-s", WORKER], {"do": "probe"}, timeout=120, environment=environment)
