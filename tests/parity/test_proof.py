@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.errors import ExportError
+from deploy_kit.parity.inputs import make_cases, noise, photographs
+from deploy_kit.parity.proof import Proof, judge
+from deploy_kit.parity.reference import compute_references, in_float64
+from deploy_kit.preprocessing import Preprocessing
+from tests.support import TwoInputs, random, tiny
+
+SHAPES = [(1, 3, 32, 32)]
+
+
+def prove(model: nn.Module, runtime: nn.Module | None = None, shapes: list[tuple[int, ...]] = SHAPES) -> Proof:
+    """The proof of ``runtime``, run in float32, as an artifact of ``model``."""
+    cases = make_cases(shapes, Preprocessing.for_input(shapes[0]))
+    references = compute_references(model, cases)
+    from deploy_kit.parity.reference import run_module
+
+    outputs = [run_module((runtime or model).float(), case.inputs) for case in cases]
+    return judge(cases, references, outputs, "eager")
+
+
+def test_a_model_proves_itself() -> None:
+    proof = prove(tiny())
+    assert proof.passed
+    assert proof.verified_by == "eager"
+    assert proof.top1_agreement == 1
+    assert [case.kind for case in proof.cases] == ["noise"] * 2 + ["photograph"] * 4
+
+
+def test_another_seed_of_the_model_fails() -> None:
+    assert not prove(tiny(), random(type(tiny())(), seed=1)).passed
+
+
+def test_missing_results_fail() -> None:
+    cases = make_cases(SHAPES, None)
+    references = compute_references(tiny(), cases)
+    proof = judge(cases, references, [references[0].eager], "eager")
+    assert "1 results for 2 cases" in proof.failures
+
+
+class Deaf(nn.Module):
+    """Its output is nearly the same for every input."""
+
+    def __init__(self, loudness: float):
+        super().__init__()
+        self.bias, self.loudness = nn.Parameter(torch.arange(10.0)), loudness
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bias + self.loudness * x.mean((1, 2, 3)).unsqueeze(1)
+
+
+@pytest.mark.parametrize(("loudness", "passes"), [(0, False), (1e-5, False), (100, True)])
+def test_a_model_that_ignores_its_input_proves_nothing(loudness: float, passes: bool) -> None:
+    proof = prove(Deaf(loudness))
+    assert proof.passed == passes
+    assert passes or "do not depend on its inputs" in proof.failures[0]
+
+
+def test_a_proof_survives_json() -> None:
+    proof = prove(tiny())
+    assert Proof.model_validate_json(proof.model_dump_json()) == proof
+
+
+class IllConditioned(nn.Module):
+    """Differences of large numbers: float32 keeps few digits, and a right artifact no more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x + 1000).square().mean((2, 3))
+        return y - y.mean(1, keepdim=True)
+
+
+def test_the_loss_of_digits_of_the_model_itself_is_forgiven() -> None:
+    class Reordered(IllConditioned):
+        def forward(self, x: Tensor) -> Tensor:
+            y = (x + 1000).square().mean(3).mean(2)
+            return y - y.mean(1, keepdim=True)
+
+    proof = prove(IllConditioned(), Reordered())
+    assert proof.passed
+    assert proof.max_relative_error is not None
+    assert proof.max_relative_error > 1e-5
+
+
+def test_noise_is_seeded_and_leaves_the_global_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    first, second = noise(SHAPES, seed=0), noise(SHAPES, seed=0)
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[0], noise(SHAPES, seed=1)[0])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_photographs_are_four_different_images_of_the_models_size() -> None:
+    images = photographs(Preprocessing(resize=40, crop=(32, 24)))
+    assert len({name for name, _ in images}) == 4
+    assert {tuple(image.shape) for _, image in images} == {(1, 3, 32, 24)}
+    assert len({image.sum().item() for _, image in images}) == 4
+
+
+def test_the_cases_follow_the_model() -> None:
+    assert [case.kind for case in make_cases([(1, 6), (1, 5)], None)] == ["noise", "noise"]
+    dynamic = make_cases(SHAPES, Preprocessing.for_input(SHAPES[0]), dynamic_batch=True)
+    assert dynamic[-1].inputs[0].shape[0] == 3
+    assert [case.inputs[0].shape[0] for case in make_cases([(2, 3, 32, 32)], Preprocessing.for_input(SHAPES[0]))] == [
+        2
+    ] * 6
+
+
+def test_references_are_of_the_module_as_it_was_given() -> None:
+    model = tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reference = compute_references(model.train(), make_cases(SHAPES, None))[0]
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert reference.exact[0].dtype == torch.float64
+    assert reference.eager[0].dtype == torch.float32
+    assert torch.equal(reference.eager[0], tiny()(noise(SHAPES, seed=0)[0]))
+
+
+def test_outputs_of_any_structure_are_compared_in_order() -> None:
+    model = random(TwoInputs())
+    reference = compute_references(model, make_cases([(1, 6), (1, 5)], None))[0]
+    assert len(reference.exact) == 3
+    assert torch.equal(reference.exact[1], reference.exact[0].square())
+
+
+class MakesFloat32(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) @ torch.ones(3, 4)
+
+
+def test_a_model_that_cannot_run_in_float64_is_explained() -> None:
+    with pytest.raises(ExportError, match="does not run in float64") as caught:
+        compute_references(MakesFloat32(), make_cases(SHAPES, None))
+    assert "dtype" in caught.value.fix
+
+
+def test_casts_to_float32_in_a_captured_program_become_float64() -> None:
+    class Casts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(torch.float32) / 3
+
+    module = torch.export.export(Casts(), (torch.zeros(1),)).module(check_guards=False)
+    assert in_float64(module)(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+
+
+class ReturnsText(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return x, "text"
+
+
+def test_outputs_that_are_not_tensors_are_refused() -> None:
+    with pytest.raises(ExportError, match="not all tensors"):
+        compute_references(ReturnsText(), make_cases(SHAPES, None))
