@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import io
 import logging
 import pickle
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -246,18 +248,32 @@ def _call(source: str, seed: int) -> nn.Module:
         raise UserError(
             f"{module_name!r} cannot be imported: {error}", fix="run in the folder that holds it, or install it"
         ) from error
+    except Exception as error:  # whatever somebody's module raises
+        raise UserError(f"{module_name!r} cannot be imported: {_what_and_where(error)}") from error
     builder = getattr(owner, attribute, None)
     if not callable(builder):
         raise UserError(f"{module_name!r} has no function called {attribute!r}", fix="write package.module:callable")
     try:
+        inspect.signature(builder).bind()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{source!r} cannot be called without arguments: {error}", fix="write a function around it that takes none"
+        ) from error
+    try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = builder()
-    except TypeError as error:
-        raise UserError(f"{source!r} cannot be called without arguments: {error}") from error
+    except Exception as error:  # whatever somebody's function raises
+        raise UserError(f"{source!r} failed: {_what_and_where(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{source!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _what_and_where(error: Exception) -> str:
+    """An exception's type and message, and the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {_first_line(error)} ({frame.filename}, line {frame.lineno})"
 
 
 def _weights(module: nn.Module, kind: Any, weights: str | Path | None, seed: int) -> WeightsRecord:
@@ -286,7 +302,7 @@ def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
         return [text]
     shapes = []
     for part in text.split(","):
-        if not re.fullmatch(r"\d+(x\d+)*", part.strip()) or "0" in part.strip().split("x"):
+        if not re.fullmatch(r"[0-9]+(x[0-9]+)*", part.strip()) or "0" in part.strip().split("x"):
             raise UserError(f"{part!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
         shapes.append(tuple(int(size) for size in part.strip().split("x")))
     return shapes
