@@ -55,6 +55,8 @@ def open_artifact(path: str | Path) -> Artifact:
                 f"{str(file)!r} was changed after it was proven: its sha256 is not the manifest's",
                 fix="export it again with --force",
             )
+    if manifest.main_file not in {record.path for record in manifest.files}:
+        raise UserError(f"the manifest's main_file {manifest.main_file!r} is not one of its files")
     return Artifact(folder, manifest)
 
 

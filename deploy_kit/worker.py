@@ -36,20 +36,23 @@ def run_worker(
         environment: variables to add to this process's.
 
     Raises:
-        WorkerError: it crashed, ran out of time, exited with an error or wrote no result.
+        WorkerError: it did not start, crashed, ran out of time, failed, or wrote no result.
     """
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
         job_file.write_text(json.dumps(job))
         words = [str(word) for word in (*command, job_file, result_file)]
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerError(f"{words[0]} cannot be started: {error.strerror}") from error
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -62,7 +65,10 @@ def run_worker(
             raise WorkerError(f"{Path(words[0]).name} crashed with {name}: {last_words or 'it said nothing'}")
         if process.returncode != 0 or not result_file.is_file():
             raise WorkerError(last_words or f"{Path(words[0]).name} exited with {process.returncode} and said nothing")
-        return json.loads(result_file.read_text())
+        try:
+            return json.loads(result_file.read_text())
+        except ValueError as error:
+            raise WorkerError(f"{Path(words[0]).name} wrote a result that is not JSON: {error}") from error
 
 
 def _reason(output: str) -> str:

@@ -117,6 +117,6 @@ def _probe(python: str) -> Interpreter | str:
     environment = system_environment()
     try:
         result = run_worker([python, "-s", WORKER], {"do": "probe"}, timeout=120, environment=environment)
-    except (WorkerError, OSError) as error:
+    except WorkerError as error:
         return str(error).splitlines()[-1]
     return Interpreter(python, result["torch"].split("+")[0], result["xnnpack"])

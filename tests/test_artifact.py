@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy_kit import export
+from deploy_kit.artifact import Artifact, check_free, open_artifact, workspace
+from deploy_kit.errors import DeployKitError, ProofError, UserError
+from deploy_kit.exporters.onnx import Onnx
+from deploy_kit.manifest import MANIFEST
+from tests.support import export_to, load_tiny
+
+
+@pytest.fixture
+def artifact(tiny_onnx: Artifact, tmp_path: Path) -> Artifact:
+    """A copy to do damage to."""
+    folder = tmp_path / "artifact"
+    shutil.copytree(tiny_onnx.folder, folder)
+    return Artifact(folder, tiny_onnx.manifest)
+
+
+def publish(folder: Path, content: str, *, force: bool = False) -> None:
+    with workspace(folder, force=force) as temporary:
+        (temporary / MANIFEST).write_text(content)
+
+
+def fail(folder: Path, failure: BaseException, *, force: bool = False) -> None:
+    """Publish an artifact, and fail half-way."""
+    with workspace(folder, force=force) as temporary:
+        (temporary / "half").write_text("written")
+        raise failure
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_appears_when_it_is_complete(tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "target"
+    with workspace(folder, force=False) as temporary:
+        (temporary / MANIFEST).write_text("new")
+        assert not folder.exists()
+    assert (folder / MANIFEST).read_text() == "new"
+    assert contents(folder.parent) == ["target"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_failure_leaves_nothing(failure: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(failure)):
+        fail(tmp_path / "artifact", failure)
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_a_failure_keeps_the_old_artifact(failure: BaseException, tmp_path: Path) -> None:
+    publish(tmp_path / "artifact", "old")
+    with pytest.raises(type(failure)):
+        fail(tmp_path / "artifact", failure, force=True)
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "old"
+    assert contents(tmp_path) == ["artifact"]
+
+
+def test_an_artifact_is_replaced_only_by_force(tmp_path: Path) -> None:
+    publish(tmp_path / "artifact", "old")
+    with pytest.raises(UserError, match="exists already") as caught:
+        publish(tmp_path / "artifact", "new")
+    assert "--force" in caught.value.fix
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "old"
+    publish(tmp_path / "artifact", "new", force=True)
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "new"
+    assert contents(tmp_path) == ["artifact"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_is_no_artifact_is_never_replaced(force: bool, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
+    with pytest.raises(UserError, match="is not an artifact"):
+        publish(tmp_path / "thesis", "new", force=force)
+    assert contents(tmp_path / "thesis") == ["chapter1.tex"]
+
+
+def test_a_file_in_the_way_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "artifact").write_text("precious")
+    with pytest.raises(UserError, match="is not an artifact"):
+        check_free(tmp_path / "artifact", force=True)
+
+
+def test_an_empty_folder_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "artifact").mkdir()
+    publish(tmp_path / "artifact", "new")
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "new"
+
+
+def test_an_artifact_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def publish_slowly() -> None:
+        with workspace(tmp_path / "artifact", force=False) as temporary:
+            (temporary / MANIFEST).write_text("slow")
+            publish(tmp_path / "artifact", "fast")
+
+    with pytest.raises(UserError, match="exists already"):
+        publish_slowly()
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "fast"
+    assert contents(tmp_path) == ["artifact"]
+
+
+def test_a_failed_replacement_puts_the_old_artifact_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "artifact", "old")
+    rename = os.rename
+
+    def fail_for_the_new(source: Path, target: Path) -> None:
+        if target == tmp_path / "artifact" and "-old-" not in str(source):
+            raise OSError(errno.EIO, "the disk is dying")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_for_the_new)
+    with pytest.raises(UserError, match="dying"):
+        publish(tmp_path / "artifact", "new", force=True)
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "old"
+    assert contents(tmp_path) == ["artifact"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's full disk")
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with workspace(tmp_path / "artifact", force=False) as temporary:
+            (temporary / "half").write_text("written")
+            Path("/dev/full").write_text("x" * 100_000)
+
+    with pytest.raises(DeployKitError, match="no space left") as caught:
+        fill()
+    assert caught.value.exit_code == 1
+    assert contents(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        publish(tmp_path / "file" / "artifact", "new")
+
+
+def test_a_failed_proof_publishes_nothing_and_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = export_to(tmp_path, load_tiny(), "onnx", simplify=False)
+    before = published.main_file.read_bytes()
+    run = Onnx.run
+
+    def broken(self: Onnx, *args: object) -> object:
+        ran = run(self, *args)  # type: ignore[arg-type]
+        ran.outputs[0][0] += 1e-2
+        return ran
+
+    monkeypatch.setattr(Onnx, "run", broken)
+    with pytest.raises(ProofError):
+        export(load_tiny(), "onnx", out=tmp_path, force=True)
+    assert published.main_file.read_bytes() == before
+    assert contents(published.folder.parent) == ["onnx"]
+
+
+def test_an_artifact_is_opened_by_its_folder_or_a_file_in_it(artifact: Artifact) -> None:
+    for path in (artifact.folder, str(artifact.folder), artifact.main_file, artifact.folder / MANIFEST):
+        opened = open_artifact(path)
+        assert opened.folder == artifact.folder
+        assert opened.manifest == artifact.manifest
+        assert opened.size == opened.main_file.stat().st_size
+
+
+def test_one_changed_byte_is_noticed(artifact: Artifact) -> None:
+    content = bytearray(artifact.main_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.main_file.write_bytes(content)
+    with pytest.raises(UserError, match="changed after it was proven"):
+        open_artifact(artifact.folder)
+
+
+def test_a_missing_file_is_noticed(artifact: Artifact) -> None:
+    artifact.main_file.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        open_artifact(artifact.folder)
+
+
+def test_the_file_of_another_model_is_noticed(artifact: Artifact, tmp_path: Path) -> None:
+    other = export_to(tmp_path / "other", load_tiny(seed=1), "onnx", simplify=False)
+    shutil.copy(other.main_file, artifact.main_file)
+    with pytest.raises(UserError, match="changed after it was proven"):
+        open_artifact(artifact.folder)
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/hostname"])
+def test_files_outside_the_folder_are_refused(path: str, artifact: Artifact) -> None:
+    (artifact.folder.parent / "secret").write_text("")
+    text = (artifact.folder / MANIFEST).read_text()
+    (artifact.folder / MANIFEST).write_text(text.replace('"path": "model.onnx"', f'"path": "{path}"'))
+    with pytest.raises(UserError, match="outside its folder"):
+        open_artifact(artifact.folder)
+
+
+@pytest.mark.parametrize("path", ["../secret", "other.onnx"])
+def test_a_main_file_without_a_hash_is_refused(path: str, artifact: Artifact) -> None:
+    (artifact.folder / path).write_text("")
+    text = (artifact.folder / MANIFEST).read_text()
+    (artifact.folder / MANIFEST).write_text(text.replace('"main_file": "model.onnx"', f'"main_file": "{path}"'))
+    with pytest.raises(UserError, match="main_file"):
+        open_artifact(artifact.folder)
+
+
+def test_two_seeds_of_one_model_do_not_collide_silently(tmp_path: Path) -> None:
+    export(load_tiny(), "onnx", out=tmp_path, options={"simplify": False})
+    with pytest.raises(UserError, match="exists already"):
+        export(load_tiny(1), "onnx", out=tmp_path)
