@@ -3,36 +3,39 @@
 ``python ort_worker.py JOB RESULT``: JOB and RESULT are JSON files.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 
-def _session(path, threads):
+def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _read(path):
+def _read(path: str) -> list[list[np.ndarray]]:
     """The cases in an .npz file whose names are ``case:input``, each a list of arrays."""
     with np.load(path) as file:
-        cases = {}
+        cases: dict[int, dict[int, np.ndarray]] = {}
         for name in file.files:
             case, index = map(int, name.split(":"))
             cases.setdefault(case, {})[index] = file[name]
     return [[cases[case][index] for index in sorted(cases[case])] for case in sorted(cases)]
 
 
-def _feed(session, arrays):
+def _feed(session: onnxruntime.InferenceSession, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {given.name: array for given, array in zip(session.get_inputs(), arrays)}
 
 
-def run(job):
+def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a model on every case, and keep the outputs."""
     session = _session(job["model"], job["threads"])
     outputs = {}
@@ -43,12 +46,12 @@ def run(job):
     return {"onnxruntime": onnxruntime.__version__}
 
 
-def bench(job):
+def bench(job: dict[str, Any]) -> dict[str, Any]:
     """Time several models in turn, one inference each a turn; also their largest difference from the first."""
     sessions = {name: _session(path, job["threads"]) for name, path in job["files"].items()}
     arrays = _read(job["inputs"])[0]
     results = {name: session.run(None, _feed(session, arrays)) for name, session in sessions.items()}
-    samples = {name: [] for name in sessions}
+    samples: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(job["warmup"] + job["iterations"]):
         for name, session in sessions.items():
             feed = _feed(session, arrays)
@@ -64,14 +67,14 @@ def bench(job):
     }
 
 
-def _difference(expected, got):
+def _difference(expected: list[np.ndarray], got: list[np.ndarray]) -> float | None:
     """The largest difference relative to the largest value, over all outputs; null where shapes differ."""
     if [a.shape for a in expected] != [a.shape for a in got]:
         return None
     return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in zip(expected, got))
 
 
-def main():
+def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
     result = {"run": run, "bench": bench}[job["do"]](job)

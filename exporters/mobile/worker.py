@@ -4,10 +4,13 @@
 1.11 on, and nothing of deploykit: the interpreter that has XNNPACK is usually not ours.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.backends.xnnpack
@@ -20,13 +23,13 @@ from torch.jit.mobile import (
 )
 
 
-def probe(job):
+def probe(job: dict[str, Any]) -> dict[str, Any]:
     """Whether this interpreter can prepack, tried on one convolution."""
     return {"torch": torch.__version__, "xnnpack": _can_prepack(), "python": sys.executable}
 
 
-def _can_prepack():
-    if not torch.backends.xnnpack.enabled:
+def _can_prepack() -> bool:
+    if not torch.backends.xnnpack.enabled:  # type: ignore[attr-defined]
         return False
     from torch.utils.mobile_optimizer import optimize_for_mobile
 
@@ -36,7 +39,7 @@ def _can_prepack():
     return "prepacked::" in str(optimize_for_mobile(traced).graph)
 
 
-def save(job):
+def save(job: dict[str, Any]) -> dict[str, Any]:
     """Write a TorchScript file for the lite interpreter, prepacked if asked."""
     module = torch.jit.load(job["source"], map_location="cpu").eval()
     if job["prepack"]:
@@ -53,7 +56,7 @@ def save(job):
     return inspect(job)
 
 
-def inspect(job):
+def inspect(job: dict[str, Any]) -> dict[str, Any]:
     """Bytecode version and operators of a file, with how often each is called where that is known."""
     loaded = _load_for_lite_interpreter(job["target"], map_location="cpu")
     return {
@@ -63,29 +66,29 @@ def inspect(job):
     }
 
 
-def run(job):
+def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a file on every set of inputs, and keep the outputs."""
     torch.set_num_threads(job["threads"])
     module = _load_for_lite_interpreter(job["target"], map_location="cpu")
     with torch.no_grad():
         outputs = [_flat(module(*inputs)) for inputs in torch.load(job["inputs"])]
     torch.save(outputs, job["outputs"])
-    return {"torch": torch.__version__, "xnnpack": bool(torch.backends.xnnpack.enabled)}
+    return {"torch": torch.__version__, "xnnpack": bool(torch.backends.xnnpack.enabled)}  # type: ignore[attr-defined]
 
 
-def _flat(value):
+def _flat(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value.contiguous().clone()]
     values = value.values() if isinstance(value, dict) else value
     return [leaf for item in values for leaf in _flat(item)]
 
 
-def bench(job):
+def bench(job: dict[str, Any]) -> dict[str, Any]:
     """Time several files in turn, one inference each a turn, so that what disturbs one disturbs all."""
     torch.set_num_threads(job["threads"])
     modules = {name: _load_for_lite_interpreter(path, map_location="cpu") for name, path in job["files"].items()}
     inputs = torch.load(job["inputs"])[0]
-    samples = {name: [] for name in modules}
+    samples: dict[str, list[float]] = {name: [] for name in modules}
     with torch.no_grad():
         for turn in range(job["warmup"] + job["iterations"]):
             for name, module in modules.items():
@@ -96,7 +99,7 @@ def bench(job):
     return {"torch": torch.__version__, "seconds": samples}
 
 
-def main():
+def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
     result = {"probe": probe, "save": save, "inspect": inspect, "run": run, "bench": bench}[job["do"]](job)
