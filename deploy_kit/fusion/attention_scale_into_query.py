@@ -59,24 +59,22 @@ def _scale_features(graph: Graph, tensor: fx.Node, user: fx.Node, factor: float)
     if constants is None:
         return False
     uses = _features_used(source)
-    if uses is None:
-        return False
-    scaled = [features for consumer, operand, features in uses if consumer is user and operand is tensor]
+    (scaled,) = (features for consumer, operand, features in uses if consumer is user and operand is tensor)
     others = [features for consumer, operand, features in uses if not (consumer is user and operand is tensor)]
-    if len(scaled) != 1 or any(torch.isin(features, scaled[0]).any() for features in others):
+    if any(torch.isin(features, scaled).any() for features in others):
         return False
     weight, bias = constants
     gain = torch.ones_like(bias)
-    gain[scaled[0]] = factor
+    gain[scaled] = factor
     set_weight_and_bias(graph, source, scale_outputs(source, weight, gain), gain * bias)
     return True
 
 
-def _features_used(source: fx.Node) -> list[tuple[fx.Node, fx.Node, Tensor]] | None:
+def _features_used(source: fx.Node) -> list[tuple[fx.Node, fx.Node, Tensor]]:
     """For each use behind views: the consumer, its operand, and which of ``source``'s channels it reads.
 
     The views run on a tensor that holds channel numbers, so any way of splitting a projection is
-    understood; a dynamic size stands at its example value. None where a view's arguments are tensors.
+    understood; a dynamic size stands at its example value.
     """
     sizes = [_number(size) for size in shape(source)]
     axis = channel_axis(source)
@@ -90,9 +88,6 @@ def _features_used(source: fx.Node) -> list[tuple[fx.Node, fx.Node, Tensor]] | N
                 assert isinstance(value, Tensor)
                 uses.append((user, node, value.unique()))
                 continue
-            sizes_of = [other.meta["val"] for other in user.all_input_nodes if other is not node]
-            if any(isinstance(size, Tensor) for size in sizes_of):
-                return None
             rest, named = fx.node.map_arg((user.args[1:], user.kwargs), lambda n: _number(n.meta["val"]))
             pending.append((user, value[rest[0]] if is_getitem(user) else user.target(value, *rest, **named)))  # type: ignore
     return uses

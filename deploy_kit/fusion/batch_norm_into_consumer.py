@@ -25,7 +25,7 @@ def fold_norms_forward(graph: Graph, *, through_mean: bool) -> list[tuple[fx.Nod
     for norm in graph.calls(aten.batch_norm.default):
         affine = as_affine(graph, norm)
         uses = channel_uses(norm, 1, through_mean=through_mean)
-        if affine is None or not uses or not all(accepts_affine(graph, use) for use in uses):
+        if affine is None or not all(accepts_affine(graph, use) for use in uses):
             continue
         for use in uses:
             sink_affine(graph, use, affine)

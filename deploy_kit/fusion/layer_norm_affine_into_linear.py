@@ -25,7 +25,7 @@ def layer_norm_affine_into_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
         if (gain is not None and values[0] is None) or (bias is not None and values[1] is None):
             continue
         uses = channel_uses(norm, rank(norm) - 1)
-        if not uses or not all(accepts_affine(graph, use) for use in uses):
+        if not all(accepts_affine(graph, use) for use in uses):
             continue
         size = argument(norm, "normalized_shape")[0]
         ones, zeros = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)

@@ -21,7 +21,7 @@ def slice_into_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
         stride = list(argument(conv, "stride"))
         stride = stride * 2 if len(stride) == 1 else stride
         x, folded = conv.args[0], False
-        while is_call(x, aten.slice.Tensor) and _is_strided_image_slice(x) and only_user(x) is not None:  # type: ignore[arg-type]
+        while is_call(x, aten.slice.Tensor) and _starts_and_ends_with_the_image(x) and only_user(x) is not None:  # type: ignore[arg-type]
             assert isinstance(x, fx.Node)
             stride[argument(x, "dim") % rank(x) - rank(x) + 2] *= argument(x, "step")
             x, folded = x.args[0], True
@@ -32,8 +32,8 @@ def slice_into_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
     return changes
 
 
-def _is_strided_image_slice(cut: fx.Node) -> bool:
+def _starts_and_ends_with_the_image(cut: fx.Node) -> bool:
     axis = argument(cut, "dim") % rank(cut)
     whole = shape(cut.args[0])[axis]  # type: ignore[arg-type]
     start, end = argument(cut, "start"), argument(cut, "end")
-    return axis >= rank(cut) - 2 and start in (None, 0) and (end is None or end >= whole) and argument(cut, "step") > 1
+    return axis >= rank(cut) - 2 and start in (None, 0) and (end is None or end >= whole)

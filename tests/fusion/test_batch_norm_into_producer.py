@@ -30,6 +30,7 @@ BN = aten.batch_norm.default
         (nn.Conv3d(4, 6, 2, groups=2), nn.BatchNorm3d(6), (2, 4, 3, 4, 5)),
         (nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2), nn.BatchNorm1d(6), (2, 4, 5)),
         (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, bias=False), nn.BatchNorm2d(6), (2, 4, 5, 7)),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6), (2, 4, 5, 7)),
         (nn.ConvTranspose2d(6, 6, 2, stride=2, groups=6), nn.BatchNorm2d(6), (2, 6, 3, 4)),
         (nn.ConvTranspose3d(4, 6, 2, groups=2, padding=1), nn.BatchNorm3d(6), (2, 4, 3, 4, 5)),
         (nn.Linear(4, 6), nn.BatchNorm1d(6), (5, 4)),

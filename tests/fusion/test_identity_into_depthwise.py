@@ -108,7 +108,6 @@ def _used_twice(net: Any, x: Tensor) -> Tensor:
         lambda net, x: (lambda y: y + y)(net.conv(x)),
         lambda net, x: x + net.conv(net.conv(x)),
     ],
-    ids=str,
 )
 def test_keeps_what_is_no_residual(forward: Callable[..., Tensor]) -> None:
     assert_keeps(PASS, Net(forward, conv=nn.Conv2d(4, 4, 3, padding=1, groups=4)), noise(2, 4, 5, 6))

@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return y.transpose(1, 2).reshape(x.shape)
 
 
-def random_model(seed: int, dim: int = 4, layers: int = 9) -> nn.Module:
+def random_model(seed: int, dim: int = 4, layers: int = 8) -> nn.Module:
     """A random stack over ``[B, 4, H, W]`` of the kinds of layer that the passes rewrite."""
     choose = random.Random(seed)
     kinds = [
@@ -90,7 +90,7 @@ def random_model(seed: int, dim: int = 4, layers: int = 9) -> nn.Module:
     return model.double().eval()
 
 
-@pytest.mark.parametrize("seed", range(48))
+@pytest.mark.parametrize("seed", range(40))
 def test_all_passes_together_are_exact_for_random_models(seed: int) -> None:
     model, x = random_model(seed), noise(2, 4, 9, 8, seed=seed)
     fused, _ = fuse_graph(capture(model, (x,), dynamic_batch=seed % 2 == 0), EVERYTHING)
