@@ -16,6 +16,19 @@ from deploy_kit.models.layers import randomize_
 from tests.fusion.support import Shapes, noise, relative_error
 
 EVERYTHING = Policy(tuple(Choice(name, "") for name in PASSES))
+FOLDS = (
+    "batch_norm_into_producer",
+    "batch_norm_into_consumer",
+    "batch_norm_into_classifier",
+    "identity_into_depthwise",
+    "attention_scale_into_query",
+    "average_pool_to_slice",
+    "slice_before_layer_norm",
+    "slice_into_pointwise_conv",
+    "layer_norm_affine_into_linear",
+    "compose_permutations",
+)
+"""The passes that leave less to do; the others write the same in a form that a target prefers."""
 
 
 class Permute(nn.Module):
@@ -100,12 +113,16 @@ def test_all_passes_together_are_exact_for_random_models(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def fused(edgevit_xxs_graph: Graph) -> tuple[Graph, list]:
-    return fuse_graph(edgevit_xxs_graph, EVERYTHING)
+    return fuse_graph(edgevit_xxs_graph, Policy(tuple(Choice(name, "") for name in FOLDS)))
 
 
-def test_edgevit_stays_the_same(fused: tuple[Graph, list], edgevit_xxs: nn.Module, image: Tensor) -> None:
+def test_edgevit_stays_the_same(
+    fused: tuple[Graph, list], edgevit_xxs: nn.Module, edgevit_xxs_graph: Graph, image: Tensor
+) -> None:
     with torch.no_grad():
-        assert relative_error(fused[0].module(image), edgevit_xxs(image)) <= 1e-12
+        expected = edgevit_xxs(image)
+        assert relative_error(fused[0].module(image), expected) <= 1e-12
+        assert relative_error(fuse_graph(edgevit_xxs_graph, EVERYTHING)[0].module(image), expected) <= 1e-12
 
 
 def test_edgevit_has_no_batch_norm_pooling_or_scale_left(fused: tuple[Graph, list]) -> None:
@@ -137,7 +154,7 @@ def test_fusing_leaves_the_captured_graph_alone(edgevit_xxs_graph: Graph, image:
 
 
 def test_fusing_twice_finds_nothing_new(fused: tuple[Graph, list]) -> None:
-    assert fuse_graph(fused[0], EVERYTHING)[1] == []
+    assert fuse_graph(fused[0], Policy(tuple(Choice(name, "") for name in FOLDS)))[1] == []
 
 
 def test_a_policy_runs_its_passes_alone_and_in_order(edgevit_xxs_graph: Graph) -> None:
