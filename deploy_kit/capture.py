@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from deploy_kit.errors import ExportError
-from deploy_kit.graph import Graph, argument, aten, is_getitem, set_argument, shape, source_line
+from deploy_kit.graph import Graph, argument, aten, is_getitem, operand, set_argument, shape, source_line
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> Graph:
@@ -42,7 +42,7 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_bat
         model.register_forward_pre_hook(_spare_the_inputs)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+            program = torch.export.export(model, inputs, dynamic_shapes=shapes)  # type: ignore[arg-type]
     except Exception as error:  # torch.export raises many types for a model that it cannot follow
         raise ExportError(
             f"the model cannot be captured: {_reason(error)}",
@@ -109,20 +109,22 @@ def _inline_regions(graph: Graph) -> None:
         if node.target is _AUTOCAST and node.args[2]:
             continue
         at = 1 if node.target is _NO_GRAD else 4
-        body = graph.module.get_submodule(str(node.args[at].target)).graph  # type: ignore[union-attr]
+        region = graph.module.get_submodule(str(operand(node, at).target))
+        assert isinstance(region, fx.GraphModule)
+        body = region.graph
         inputs = dict(zip(body.find_nodes(op="placeholder"), node.args[at + 1 :]))
         with graph.module.graph.inserting_before(node):
-            outputs = graph.module.graph.graph_copy(body, inputs)  # type: ignore[arg-type]
+            outputs = graph.module.graph.graph_copy(body, inputs)[arg-type]
         for user in list(node.users):
-            graph.replace(user, outputs[user.args[1]])  # type: ignore[index]
+            graph.replace(user, outputs[user.args[1]])  # type: ignore
 
 
 def _refuse_state(graph: Graph) -> None:
     for node in graph.nodes:
         if _mutates(node):
-            state, value = node.args[:2]
+            state, value = operand(node, 0), operand(node, 1)
             raise ExportError(
-                f"the model changes {str(state.target)!r} while it runs: {source_line(value)}",  # type: ignore[union-attr,arg-type]
+                f"the model changes {str(state.target)!r} while it runs: {source_line(value)}",
                 fix="export the model in evaluation mode, or give the state as an input and return it as an output",
             )
 
@@ -192,10 +194,10 @@ def _drop_no_ops(graph: Graph) -> None:
     for node in graph.calls(*_NO_OPS, *_DROPOUTS):
         if node.target in _DROPOUTS and argument(node, "train"):
             continue
-        graph.replace(node, node.args[0])
+        graph.replace(node, operand(node))
     for node in graph.calls(aten.slice.Tensor):
         if tuple(argument(node, name) for name in ("start", "end", "step")) in _EVERYTHING:
-            graph.replace(node, node.args[0])
+            graph.replace(node, operand(node))
     for node in list(graph.nodes):
         if str(node.target).startswith("aten._assert_tensor_metadata") or node.target == "_guards_fn":
             graph.module.graph.erase_node(node)

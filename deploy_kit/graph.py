@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 aten = torch.ops.aten
@@ -73,7 +73,7 @@ class Graph:
             module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
         return Graph(module, self.example_inputs, self.dynamic_batch)
 
-    def calls(self, *ops: OpOverload) -> Iterator[fx.Node]:
+    def calls(self, *ops: OpOverload | HigherOrderOperator) -> Iterator[fx.Node]:
         """The nodes that call one of ``ops``, in order of execution."""
         return (node for node in list(self.nodes) if is_call(node, *ops))
 
@@ -149,7 +149,7 @@ def _drop_unused_tensors(module: fx.GraphModule, used: set[str]) -> None:
             delattr(module.get_submodule(owner), leaf)
 
 
-def is_call(node: Any, *ops: OpOverload) -> bool:
+def is_call(node: Any, *ops: OpOverload | HigherOrderOperator) -> bool:
     """Whether ``node`` is a call of one of ``ops``."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in ops
 
@@ -162,6 +162,13 @@ def is_view(node: Any) -> bool:
 def is_getitem(node: fx.Node) -> bool:
     """Whether ``node`` takes one of several outputs of a call."""
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def operand(node: fx.Node, index: int = 0) -> fx.Node:
+    """The node that a call takes as its argument at ``index``."""
+    value = node.args[index]
+    assert isinstance(value, fx.Node)
+    return value
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

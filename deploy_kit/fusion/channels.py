@@ -41,9 +41,11 @@ def _follow_view(view: fx.Node, source: fx.Node, axis: int) -> int | None:
     """The channel axis after ``view``; None where it is no view or mixes channels with other axes."""
     dims = rank(source)
     if is_call(view, aten.permute.default):
-        return [d % dims for d in view.args[1]].index(axis)  # type: ignore[union-attr]
-    if is_call(view, aten.transpose.int, aten.t.default):
-        first, second = (d % dims for d in view.args[1:3]) if len(view.args) == 3 else (0, 1)  # type: ignore[operator]
+        return [d % dims for d in argument(view, "dims")].index(axis)
+    if is_call(view, aten.t.default):
+        return 1 - axis
+    if is_call(view, aten.transpose.int):
+        first, second = argument(view, "dim0") % dims, argument(view, "dim1") % dims
         return {first: second, second: first}.get(axis, axis)
     if is_call(view, aten.contiguous.default, aten.clone.default):
         return axis
@@ -75,7 +77,7 @@ def _same_axis(before: tuple, after: tuple, axis: int) -> int | None:
 def _follow_mean(mean: fx.Node, source: fx.Node, axis: int) -> int | None:
     dims = rank(source)
     if is_call(mean, aten.mean.dim):
-        averaged = {d % dims for d in mean.args[1] or range(dims)}  # type: ignore[operator,union-attr]
+        averaged = {d % dims for d in argument(mean, "dim") or range(dims)}
         if axis in averaged:
             return None
         kept = argument(mean, "keepdim")

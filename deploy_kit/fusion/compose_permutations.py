@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from deploy_kit.graph import Graph, aten, is_call, rank
+from deploy_kit.graph import Graph, argument, aten, is_call, rank
 
 PERMUTATIONS = (aten.permute.default, aten.transpose.int)
 
@@ -31,8 +31,8 @@ def permutation(node: fx.Node) -> list[int]:
     """Which axis of the input each axis of a permutation's output is."""
     dims = rank(node)
     if is_call(node, aten.permute.default):
-        return [d % dims for d in node.args[1]]  # type: ignore[union-attr]
+        return [axis % dims for axis in argument(node, "dims")]
     order = list(range(dims))
-    first, second = (d % dims for d in node.args[1:3])  # type: ignore[operator]
+    first, second = argument(node, "dim0") % dims, argument(node, "dim1") % dims
     order[first], order[second] = second, first
     return order

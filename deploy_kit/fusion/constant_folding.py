@@ -20,8 +20,8 @@ def constant_folding(graph: Graph) -> list[tuple[fx.Node, str]]:
             continue
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), graph.constant)
         with torch.no_grad():
-            value = node.target(*args, **kwargs)  # type: ignore[operator]
-        size = sum(graph.constant(source).numel() for source in node.all_input_nodes)  # type: ignore[union-attr]
+            value = node.target(*args, **kwargs)
+        size = sum(source.meta["val"].numel() for source in node.all_input_nodes)
         if value.numel() > max(LIMIT, size):
             continue
         graph.replace(node, graph.add_constant(value.contiguous(), f"constant_{node.name}", node))

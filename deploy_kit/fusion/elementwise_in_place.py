@@ -30,7 +30,7 @@ def elementwise_in_place(graph: Graph) -> list[tuple[fx.Node, str]]:
     for node in graph.calls(*UNARY):
         x = node.args[0]
         if _is_private(x):
-            replacement = graph.call(UNARY[node.target], *node.args, before=node, **node.kwargs)  # type: ignore[index]
+            replacement = graph.call(UNARY[node.target], *node.args, before=node, like=node, **node.kwargs)  # type: ignore
             graph.replace(node, replacement)
             changes.append((replacement, "written over its input"))
     for node in graph.calls(aten.add.Tensor):

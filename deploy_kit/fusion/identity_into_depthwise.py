@@ -24,9 +24,9 @@ def identity_into_depthwise(graph: Graph) -> list[tuple[fx.Node, str]]:
         if {add.args[0], add.args[1]} != {conv, x} or not _is_centred_depthwise(conv, constants[0]):
             continue
         weight, bias = constants
-        centre = tuple(side // 2 for side in weight.shape[2:])
         weight = weight.clone()
-        weight[(slice(None), 0, *centre)] += 1
+        taps = weight.flatten(2)
+        taps[:, 0, taps.shape[2] // 2] += 1
         set_weight_and_bias(graph, conv, weight, bias)
         graph.replace(add, conv)
         changes.append((conv, "residual folded into the kernel's centre"))

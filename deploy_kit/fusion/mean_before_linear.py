@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from deploy_kit.graph import Graph, argument, aten, is_call, only_user, rank, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, shape
 
 
 def mean_before_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -15,18 +15,17 @@ def mean_before_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
     """
     changes = []
     for mean in graph.calls(aten.mean.dim):
-        source = mean.args[0]
-        assert isinstance(source, fx.Node)
+        source = operand(mean)
         if not mean.args[1] or argument(mean, "dtype") is not None or only_user(source) is not mean:
             continue
         if _is_linear(source, mean):
             moved = _behind(graph, source, mean)
         elif is_call(source, aten.add.Tensor) and argument(source, "alpha") == 1 and _same_shapes(source):
-            a, b = source.args
-            terms = [x for x in (a, b) if _is_linear(x, mean) and only_user(x) is source]
+            parts = (operand(source, 0), operand(source, 1))
+            terms = [x for x in parts if _is_linear(x, mean) and only_user(x) is source]
             if not terms:
                 continue
-            sums = [_behind(graph, x, mean) if x in terms else _average(graph, x, mean) for x in (a, b)]  # type: ignore
+            sums = [_behind(graph, x, mean) if x in terms else _average(graph, x, mean) for x in parts]
             moved = graph.call(aten.add.Tensor, *sums, before=mean, like=source)
             source = terms[0]
         else:

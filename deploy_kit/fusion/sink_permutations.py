@@ -7,7 +7,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from deploy_kit.fusion.compose_permutations import PERMUTATIONS, compose_permutations, permutation
-from deploy_kit.graph import Graph, argument, aten, is_call, rank, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, shape
 
 
 def sink_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -55,22 +55,43 @@ def _order_above(node: fx.Node) -> list[int] | None:
         return None
     order = permutation(permuted[0])
     if is_call(node, aten.mean.dim):
-        return order if node.args[1] else None
+        return order if node.args[1] and only_user(permuted[0]) is node else None
     if any(not isinstance(x.meta["val"], torch.Tensor) or shape(x) != shape(node) for x in inputs):
         return None
-    if all(is_call(x, *PERMUTATIONS) and permutation(x) == order for x in inputs):
-        return order
-    cancels = any(is_call(user, *PERMUTATIONS) and permutation(user) == inverse(order) for user in node.users)
-    return order if cancels else None
+    change = _change_in_number(node, order)
+    downwards = all(_is_permuted(x, order) for x in inputs)
+    return order if change < 0 or (change == 0 and downwards) else None
+
+
+def _change_in_number(node: fx.Node, order: list[int]) -> int:
+    """How many permutations more there would be if ``order`` moved behind ``node``; the search ends as it falls."""
+    change = 0 if all(_is_permuted(user, inverse(order)) for user in node.users) else 1
+    change -= sum(_is_permuted(user, inverse(order)) for user in node.users)
+    for x in node.all_input_nodes:
+        if _is_permuted(x, order):
+            change -= len(x.users) == 1
+        else:
+            change += _permuted_before(x, inverse(order), node) is None
+    return change
+
+
+def _is_permuted(node: fx.Node, order: list[int]) -> bool:
+    return is_call(node, *PERMUTATIONS) and permutation(node) == order
+
+
+def _permuted_before(x: fx.Node, order: list[int], node: fx.Node) -> fx.Node | None:
+    """A permutation of ``x`` that is there already when ``node`` runs."""
+    return next((user for user in x.users if _is_permuted(user, order) and user < node), None)
 
 
 def _elementwise(graph: Graph, node: fx.Node, order: list[int]) -> fx.Node:
     undone: dict[fx.Node, fx.Node] = {}
     for x in node.all_input_nodes:
-        if is_call(x, *PERMUTATIONS) and permutation(x) == order:
-            undone[x] = x.args[0]  # type: ignore[assignment]
+        if _is_permuted(x, order):
+            undone[x] = operand(x)
         else:
-            undone[x] = graph.call(aten.permute.default, x, inverse(order), before=node)
+            there = _permuted_before(x, inverse(order), node)
+            undone[x] = there or graph.call(aten.permute.default, x, inverse(order), before=node)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda x: undone[x])
     inner = graph.call(node.target, *args, before=node, **kwargs)  # type: ignore[arg-type]
     return graph.call(aten.permute.default, inner, order, before=node)
