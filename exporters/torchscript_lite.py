@@ -74,7 +74,10 @@ class TorchScriptLite(Exporter):
     options_type: ClassVar[type[Options]] = TorchScriptLiteOptions
 
     def requirements(self) -> list[Requirement]:
-        interpreter = find_interpreter()
+        try:
+            interpreter = find_interpreter()
+        except UserError as error:  # one is named, and it is wrong
+            return [Requirement("mobile interpreter", None, str(error), error.fix, optional=True)]
         found = f"{interpreter.python}, torch {interpreter.torch}" if interpreter.xnnpack else None
         purpose = "prepacks for XNNPACK and proves on the phones' runtime; without it the file is plain"
         return [Requirement("mobile interpreter", found, purpose, INSTALL, optional=True)]

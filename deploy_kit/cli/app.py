@@ -42,7 +42,7 @@ def _options(
 
 def main() -> None:
     """Run the command line: 0 is success, 1 a failed proof or export, 2 the user's mistake, 130 Ctrl-C."""
-    from deploy_kit.cli.console import print_error, print_line
+    from deploy_kit.cli.console import print_error
     from deploy_kit.errors import DeployKitError
 
     signal.signal(signal.SIGTERM, _terminate)
@@ -53,9 +53,6 @@ def main() -> None:
     except DeployKitError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print_line("interrupted; nothing was left half-written")
-        sys.exit(130)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

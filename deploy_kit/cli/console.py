@@ -86,7 +86,11 @@ def show_stages() -> Iterator[Stages]:
         def ended(stage: StageTime) -> None:
             console.print(f"  {stage.seconds:6.1f} s  {stage.name}", markup=False)
 
-        yield Stages(on_start=lambda name: status.update(f"{name} ..."), on_end=ended)
+        try:
+            yield Stages(on_start=lambda name: status.update(f"{name} ..."), on_end=ended)
+        except KeyboardInterrupt:  # typer turns it into exit code 130
+            print_note("interrupted; nothing was left half-written")
+            raise
 
 
 def format_bytes(size: int) -> str:

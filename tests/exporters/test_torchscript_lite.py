@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.errors import ExportError, UserError
+from deploy_kit.exporters.mobile import interpreter
+from deploy_kit.exporters.mobile.interpreter import Interpreter, find_interpreter
+from deploy_kit.exporters.torchscript_lite import TorchScriptLite
+from deploy_kit.sources import load_model
+from tests.support import Bench, TwoInputs, export_to, load_tiny, random
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mobile() -> Interpreter:
+    found = find_interpreter()
+    if not found.xnnpack:
+        pytest.skip("no Python here has a torch with XNNPACK")
+    return found
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a mobile interpreter."""
+    monkeypatch.delenv(interpreter.VARIABLE, raising=False)
+    monkeypatch.setattr(interpreter, "_system_pythons", lambda: iter(()))
+
+
+def python(folder: Path, script: str) -> str:
+    """A stand-in for a Python, called as ``python -s WORKER JOB RESULT``."""
+    path = folder / "python3"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def operators(mobile: Interpreter, file: Path) -> list[str]:
+    return mobile.work({"do": "inspect", "target": str(file)})["operators"]
+
+
+def test_it_is_prepacked_and_proven_on_the_mobile_interpreter(tiny_lite: Artifact, mobile: Interpreter) -> None:
+    manifest = tiny_lite.manifest
+    assert manifest.details["prepacked"] is True
+    assert manifest.details["bytecode_version"] == 8
+    assert manifest.proof.verified_by == mobile.description == f"torch lite {mobile.torch} + XNNPACK"
+    assert manifest.proof.noise_ratio is not None
+    assert manifest.proof.noise_ratio < 10
+    assert manifest.notes == []
+
+
+def test_the_operators_are_those_of_the_file(tiny_lite: Artifact, mobile: Interpreter) -> None:
+    listed = set(tiny_lite.manifest.operators)
+    assert listed == set(operators(mobile, tiny_lite.main_file))
+    assert {"prepacked::conv2d_clamp_run", "prepacked::linear_clamp_run"} <= listed
+    assert "aten::batch_norm" not in listed
+
+
+@pytest.mark.parametrize("version", [5, 6, 7])
+def test_bytecode_of_old_phones_is_written_and_proven(version: int, tmp_path: Path, mobile: Interpreter) -> None:
+    artifact = export_to(tmp_path, load_tiny(), "torchscript-lite", bytecode_version=version)
+    assert artifact.manifest.details["bytecode_version"] == version
+    assert mobile.work({"do": "inspect", "target": str(artifact.main_file)})["bytecode_version"] == version
+    assert artifact.manifest.proof.passed
+
+
+class Newer(nn.Module):
+    """With two operators that the interpreter on phones does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.norm = nn.Linear(16, 48), nn.RMSNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.norm(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_operators_newer_than_the_interpreter_are_decomposed(tmp_path: Path) -> None:
+    artifact = export_to(tmp_path, load_model(random(Newer()), input_size="1x10x16"), "torchscript-lite")
+    assert artifact.manifest.proof.passed
+    assert not {"aten::scaled_dot_product_attention", "aten::rms_norm"} & set(artifact.manifest.operators)
+
+
+def test_several_inputs_and_outputs_of_any_structure(tmp_path: Path) -> None:
+    artifact = export_to(tmp_path, load_model(random(TwoInputs()), input_size="2x6,2x5"), "torchscript-lite")
+    assert artifact.manifest.proof.passed
+    assert len(artifact.manifest.outputs) == 3
+
+
+def test_the_file_of_other_weights_fails_the_proof(tiny_lite: Artifact) -> None:
+    bench = Bench(load_tiny(seed=1), "torchscript-lite")
+    assert not bench.prove(tiny_lite.main_file, prepacked=True).passed
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_a_damaged_file_is_an_error(content: bytes, tiny_lite: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "model.ptl").write_bytes(content or tiny_lite.main_file.read_bytes()[:-500])
+    with pytest.raises(ExportError, match=r"could not run the \.ptl"):
+        Bench(load_tiny(), "torchscript-lite").prove(tmp_path / "model.ptl", prepacked=True)
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_an_interpreter_the_file_is_plain_proven_and_says_so(tmp_path: Path) -> None:
+    artifact = export_to(tmp_path, load_tiny(), "torchscript-lite")
+    assert artifact.manifest.details["prepacked"] is False
+    assert artifact.manifest.proof.verified_by == f"torch lite {torch.__version__}"
+    assert artifact.manifest.proof.passed
+    (note,) = artifact.manifest.notes
+    assert "not prepacked" in note
+    assert "apt-get install python3-torch" in note
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_prepacked_file_cannot_be_run_without_an_interpreter(tiny_lite: Artifact) -> None:
+    with pytest.raises(UserError, match="no interpreter here has XNNPACK") as caught:
+        Bench(load_tiny(), "torchscript-lite").prove(tiny_lite.main_file, prepacked=True)
+    assert "apt-get install" in caught.value.fix
+
+
+@pytest.mark.usefixtures("alone")
+def test_doctor_knows_that_it_is_missing() -> None:
+    (need,) = TorchScriptLite().requirements()
+    assert need.found is None
+    assert need.optional
+    assert need.install.startswith("sudo apt-get install")
+
+
+def test_a_named_interpreter_is_used_and_no_other(mobile: Interpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_interpreter(mobile.python) == mobile
+    monkeypatch.setenv(interpreter.VARIABLE, "/no/such/python")
+    with pytest.raises(UserError, match="no Python called '/no/such/python'"):
+        find_interpreter()
+    assert find_interpreter(mobile.python) == mobile
+
+
+def test_a_named_python_that_cannot_prepack_is_refused(tmp_path: Path) -> None:
+    without_torch = python(tmp_path, "echo \"ModuleNotFoundError: No module named 'torch'\"; exit 1")
+    with pytest.raises(UserError, match="No module named 'torch'") as caught:
+        find_interpreter(without_torch)
+    assert "--mobile-python" in caught.value.fix
+    with pytest.raises(UserError, match=r"has torch .*, which cannot prepack"):
+        find_interpreter(sys.executable)
+
+
+def test_an_interpreter_that_crashes_is_an_error(tmp_path: Path) -> None:
+    answer = '{"torch": "1.13.0", "xnnpack": true, "python": "x"}'
+    crashing = python(tmp_path, f"grep -q probe $3 && echo '{answer}' > $4 && exit 0\nkill -SEGV $$")
+    with pytest.raises(ExportError, match=r"could not write the \.ptl: python3 crashed with SIGSEGV"):
+        export_to(tmp_path, load_tiny(), "torchscript-lite", mobile_python=crashing)
+    assert not list(tmp_path.rglob("*.ptl"))
