@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
+from deploy_kit import fuse
 from deploy_kit.artifact import Artifact
 from deploy_kit.errors import ExportError, UserError
 from deploy_kit.exporters.mobile import interpreter
 from deploy_kit.exporters.mobile.interpreter import Interpreter, find_interpreter
 from deploy_kit.exporters.torchscript_lite import TorchScriptLite
+from deploy_kit.graph import aten
 from deploy_kit.sources import load_model
+from deploy_kit.stages import Stages
 from tests.support import Bench, TwoInputs, export_to, load_tiny, random
 
 
@@ -95,6 +100,28 @@ def test_several_inputs_and_outputs_of_any_structure(tmp_path: Path) -> None:
 def test_the_file_of_other_weights_fails_the_proof(tiny_lite: Artifact) -> None:
     bench = Bench(load_tiny(seed=1), "torchscript-lite")
     assert not bench.prove(tiny_lite.main_file, prepacked=True).passed
+
+
+SPOILT: dict[str, tuple[OpOverload, int, Callable[[Tensor], Tensor]]] = {
+    "a channel negated": (aten.conv2d.default, 1, lambda w: torch.cat([-w[:1], w[1:]])),
+    "a bias dropped": (aten.conv2d.default, 2, torch.zeros_like),
+    "two classes swapped": (aten.linear.default, 1, lambda w: w[[1, 0, *range(2, len(w))]]),
+    "int8 weights": (aten.linear.default, 1, lambda w: (w / w.abs().max() * 127).round() * w.abs().max() / 127),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_wrong_file_fails_the_proof(kind: str, tmp_path: Path) -> None:
+    op, index, change = SPOILT[kind]
+    bench = Bench(load_tiny(), "torchscript-lite")
+    graph = fuse(bench.loaded, "torchscript-lite").after
+    node = list(graph.calls(op))[-1]
+    weight = graph.constant(node.args[index])
+    assert weight is not None
+    node.update_arg(index, graph.add_constant(change(weight), "wrong", before=node))
+    graph.clean()
+    exported = bench.exporter.export(graph, tmp_path, bench.options, Stages())
+    assert not bench.prove(tmp_path / exported.main_file, **exported.details).passed
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish"])
