@@ -16,13 +16,14 @@ from torch import nn
 from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
 from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
 from deploy_kit.exporters import get_exporter
-from deploy_kit.exporters.base import Exporter, Options
+from deploy_kit.exporters.base import Exported, Exporter, Options
 from deploy_kit.fusion import Rewrite, fuse_graph
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
+from deploy_kit.outcome import Outcome
 from deploy_kit.parity.inputs import make_cases
 from deploy_kit.parity.locate import locate
-from deploy_kit.parity.proof import Proof, judge
+from deploy_kit.parity.proof import Proof, judge, unverified
 from deploy_kit.parity.reference import compute_references
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
@@ -88,6 +89,7 @@ def export(
     out: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    allow_lossy: bool = False,
     stages: Stages | None = None,
 ) -> Artifact:
     """Fuse a model, export it to a target, prove the result and publish it with its manifest.
@@ -98,6 +100,7 @@ def export(
         out: the folder that gets ``MODEL/TARGET/``; None is ``artifacts``.
         options: of the target, by name.
         force: replace an artifact that is there.
+        allow_lossy: publish an artifact of reduced precision that loses more than its limits, as ``lossy``.
         stages: to time and announce the work; None does so silently.
 
     Raises:
@@ -114,11 +117,11 @@ def export(
     try:
         with workspace(folder, force=force) as temporary:
             manifest = _build(loaded, exporter, chosen, temporary, stages)
-            if not manifest.proof.passed:
+            if manifest.outcome == Outcome.MISMATCH or (manifest.outcome == Outcome.LOSSY and not allow_lossy):
                 raise _proof_error(manifest)
             (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     except ExportError as error:
-        raise ExportError(f"{loaded.name} for {target}: {error}", fix=error.fix) from error
+        raise ExportError(f"{loaded.name} for {target}: {error}", fix=error.fix, outcome=error.outcome) from error
     return Artifact(folder, manifest)
 
 
@@ -131,7 +134,7 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
     fused = _fuse(loaded, exporter, options, stages)
     exported = exporter.export(fused.after, folder, options, stages)
     proof = prove(loaded, exporter, folder / exported.main_file, options, exported.details, stages)
-    if not proof.passed:
+    if proof.verified and not proof.passed:
         with stages.stage("find where it diverges"):
             proof = proof.model_copy(update={"diverges_at": locate(loaded, fused.after, exporter, options)})
     batch = exporter.dynamic_batch(options)
@@ -140,6 +143,7 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         toolchain=toolchain,
         target=exporter.name,
+        outcome=_outcome(proof, exported),
         options=options.model_dump(mode="json"),
         model=loaded.record,
         inputs=_tensor_records(fused.after, "placeholder", "input", free_batch=batch),
@@ -163,12 +167,31 @@ def prove(
         cases = make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
         references = compute_references(loaded.module, cases)
     with stages.stage("prove"):
+        precision = exporter.precision(options)
         ran = exporter.run(file, [case.inputs for case in cases], options, details)
-        return judge(cases, references, ran.outputs, ran.verified_by)
+        if ran.outputs is None:
+            return unverified(ran.verified_by, precision)
+        return judge(cases, references, ran.outputs, ran.verified_by, precision)
+
+
+def _outcome(proof: Proof, exported: Exported) -> Outcome:
+    if not proof.verified:
+        return Outcome.EMITTED_UNVERIFIED
+    if not proof.passed:
+        comparable = all(case.problem is None for case in proof.cases)
+        return Outcome.LOSSY if proof.precision != "fp32" and comparable else Outcome.MISMATCH
+    return Outcome.OK_UNDELEGATED if exported.undelegated else Outcome.OK
 
 
 def _proof_error(manifest: Manifest) -> ProofError:
     proof = manifest.proof
+    if manifest.outcome == Outcome.LOSSY:
+        return ProofError(
+            f"the {manifest.target} artifact of {manifest.model.name} loses more than {proof.precision} may "
+            f"({proof.verified_by}): {'; '.join(proof.failures)}",
+            fix="export it in a higher --precision, or take it as it is with --allow-lossy",
+            outcome=Outcome.LOSSY,
+        )
     where = f"; it diverges at {proof.diverges_at}" if proof.diverges_at else ""
     return ProofError(
         f"the {manifest.target} artifact of {manifest.model.name} does not compute what the model computes "
@@ -200,7 +223,7 @@ def verify(
     exporter = get_exporter(manifest.target)
     options = parse_options(exporter, manifest.options)
     proof = prove(loaded, exporter, opened.main_file, options, manifest.details, stages)
-    if not proof.passed:
+    if proof.verified and not proof.passed:
         raise _proof_error(manifest.model_copy(update={"proof": proof}))
     return proof
 

@@ -114,9 +114,9 @@ def _inline_regions(graph: Graph) -> None:
         body = region.graph
         inputs = dict(zip(body.find_nodes(op="placeholder"), node.args[at + 1 :]))
         with graph.module.graph.inserting_before(node):
-            outputs = graph.module.graph.graph_copy(body, inputs)[arg-type]
+            outputs = graph.module.graph.graph_copy(body, inputs)  # type: ignore[arg-type]
         for user in list(node.users):
-            graph.replace(user, outputs[user.args[1]])  # type: ignore
+            graph.replace(user, outputs[user.args[1]])
 
 
 def _refuse_state(graph: Graph) -> None:

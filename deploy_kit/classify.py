@@ -28,6 +28,8 @@ def classify(artifact: Artifact, images: Sequence[Path]) -> list[Tensor]:
     exporter = get_exporter(manifest.target)
     options = parse_options(exporter, manifest.options)
     ran = exporter.run(artifact.main_file, [(x.contiguous(),) for x in inputs], options, manifest.details)
+    if ran.outputs is None:
+        raise UserError(f"nothing here can run a {manifest.target} artifact", fix="run it on its device")
     return [outputs[0][0] for outputs in ran.outputs]
 
 

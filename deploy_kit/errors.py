@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from deploy_kit.outcome import Outcome
+
 
 class DeployKitError(Exception):
     """Something that the user can understand and mend.
@@ -28,13 +30,23 @@ class UserError(DeployKitError):
 class MissingDependencyError(UserError):
     """An optional package or program is needed and not installed; ``fix`` holds the command for it."""
 
+    outcome = Outcome.UNAVAILABLE
+
 
 class ExportError(DeployKitError):
     """A stage of an export failed; the message names the stage, the model and the target."""
 
+    def __init__(self, message: str, *, fix: str = "", outcome: Outcome = Outcome.EXPORT_FAILED):
+        super().__init__(message, fix=fix)
+        self.outcome = outcome
+
 
 class ProofError(DeployKitError):
-    """An artifact does not compute what its model computes."""
+    """An artifact does not compute what its model computes, or loses more than its precision may."""
+
+    def __init__(self, message: str, *, fix: str = "", outcome: Outcome = Outcome.MISMATCH):
+        super().__init__(message, fix=fix)
+        self.outcome = outcome
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy_kit.errors import UserError
+from deploy_kit.outcome import Outcome
 from deploy_kit.parity.proof import Proof
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.statistics import Statistics
@@ -93,6 +94,7 @@ class Manifest(_Record):
     created: str
     toolchain: dict[str, str]
     target: str
+    outcome: Outcome
     options: dict[str, Any]
     model: ModelRecord
     inputs: list[TensorRecord]

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from deploy_kit.fusion import Policy
 from deploy_kit.graph import Graph
+from deploy_kit.parity.compare import Precision
 from deploy_kit.stages import Stages
+
+UNVERIFIED = "nothing here, emitted only"
+"""``Ran.verified_by`` of an artifact that nothing here can run."""
 
 
 class Options(BaseModel):
@@ -40,7 +44,8 @@ class Requirement:
 class Exported:
     """What an exporter wrote: the file to load, what is in it, and how it was made.
 
-    ``details`` are the target's own facts for the manifest; ``notes`` are for the user to read.
+    ``details`` are the target's own facts for the manifest; ``notes`` are for the user to read;
+    ``undelegated`` names convolutions and matrix products that were left to slow kernels.
     """
 
     main_file: str
@@ -48,13 +53,17 @@ class Exported:
     toolchain: dict[str, str]
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    undelegated: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """Outputs of an artifact for each set of inputs, and the runtime that computed them."""
+    """Outputs of an artifact for each set of inputs, and the runtime that computed them.
 
-    outputs: list[list[Tensor]]
+    ``outputs`` is None where nothing here can run the artifact.
+    """
+
+    outputs: list[list[Tensor]] | None
     verified_by: str
 
 
@@ -76,6 +85,10 @@ class Exporter(ABC):
     def dynamic_batch(self, options: Any) -> bool:
         """Whether the graph is to be captured with its batch left free."""
         return False
+
+    def precision(self, options: Any) -> Precision:
+        """What the artifact computes in, which decides the limits of its proof."""
+        return getattr(options, "precision", "fp32")
 
     @abstractmethod
     def export(self, graph: Graph, folder: Path, options: Any, stages: Stages) -> Exported:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, fx
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement
 from deploy_kit.exporters.mil.interpreter import operator_types, unknown_operators
 from deploy_kit.exporters.mil.package import load_package, quiet
 from deploy_kit.exporters.mil.ranges import Kept, RangeAudit
@@ -32,7 +32,6 @@ from deploy_kit.worker import WorkerError, run_worker
 
 FILE = "model.mlpackage"
 INSTALL = "pip install 'deploy-kit[coreml]'"
-UNVERIFIED = "nothing here, emitted only"
 
 LOW_DB = 40.0
 """The user is told when fp16 is further from float32 than this."""
@@ -123,7 +122,7 @@ class CoreML(Exporter):
             except WorkerError as error:
                 raise ExportError(f"the reference interpreter failed: {error}") from error
             if result["unsupported"] is not None:
-                return Ran([], UNVERIFIED)
+                return Ran(None, UNVERIFIED)
             cases: list[list[Tensor]] = torch.load(returned, weights_only=True)
         outputs = [[case[index] for index in details["output_order"]] for case in cases]
         return Ran(outputs, f"MIL reference interpreter (coremltools {result['coremltools']})")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from deploy_kit.stages import Stages
 
 
+ALL = "all"
+"""The name that stands for every installed target."""
+
+
 @dataclass(frozen=True)
 class ExportResult:
     """What became of one target; what was not measured is None."""
@@ -57,6 +61,12 @@ def command(
     input_size: InputSize = None,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8, of the targets that offer it; none is the target's default.")
+    ] = None,
+    allow_lossy: Annotated[
+        bool, typer.Option("--allow-lossy", help="Keep an fp16 or int8 artifact that loses more than its limits.")
+    ] = False,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
     dynamic_batch: Annotated[bool | None, typer.Option("--dynamic-batch", help="onnx: leave the batch free.")] = None,
     bytecode_version: Annotated[
@@ -65,22 +75,40 @@ def command(
     mobile_python: Annotated[
         str | None, typer.Option(help="torchscript-lite: a Python whose torch has XNNPACK, to prepack and prove with.")
     ] = None,
+    delegate: Annotated[
+        str | None, typer.Option(help="executorch: xnnpack, coreml, vulkan or portable; none is xnnpack.")
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="executorch: fail where a heavy operator is not delegated.")
+    ] = None,
+    bundle_io: Annotated[
+        bool | None, typer.Option("--bundle-io", help="executorch: also write a program bundled with a test case.")
+    ] = None,
+    ios: Annotated[int | None, typer.Option(help="coreml: the oldest iOS that loads it, 15 to 18.")] = None,
     json: Json = False,
 ) -> None:
     """Fuse MODEL, export it to each target, prove each artifact and write its manifest."""
     from deploy_kit.api import artifact_folder, export
     from deploy_kit.artifact import check_free
     from deploy_kit.cli.console import show_stages
-    from deploy_kit.errors import DeployKitError, UserError
+    from deploy_kit.errors import ExportError, MissingDependencyError, ProofError
+    from deploy_kit.exporters import list_targets
+    from deploy_kit.outcome import Outcome
     from deploy_kit.sources import load_model
 
     given = {
+        "precision": precision,
         "opset": opset,
         "dynamic_batch": dynamic_batch,
         "bytecode_version": bytecode_version,
         "mobile_python": mobile_python,
+        "delegate": delegate,
+        "strict": strict,
+        "bundle_io": bundle_io,
+        "ios": ios,
     }
-    options = split_options(target, {name: value for name, value in given.items() if value is not None})
+    names = list_targets() if target == [ALL] else target
+    options = split_options(names, {name: value for name, value in given.items() if value is not None})
     results = []
     with show_stages() as stages:
         with stages.stage(f"load {model}"):
@@ -97,17 +125,24 @@ def command(
         for name, chosen in options.items():
             first = len(stages.finished)
             try:
-                artifact = export(loaded, name, out=out, options=chosen, force=force, stages=_prefixed(stages, name))
+                artifact = export(
+                    loaded,
+                    name,
+                    out=out,
+                    options=chosen,
+                    force=force,
+                    allow_lossy=allow_lossy,
+                    stages=_prefixed(stages, name),
+                )
                 results.append(_success(loaded, artifact, stages, first))
-            except UserError:
-                raise
-            except DeployKitError as error:
+            except (ExportError, ProofError, MissingDependencyError) as error:
                 if len(options) == 1:
                     raise
                 print_error(error)
                 results.append(_failure(loaded, name, error, stages, first))
     _report(results, loaded, json)
-    if any(result.error for result in results):
+    harmless = {Outcome.UNAVAILABLE} if target == [ALL] else set()
+    if any(result.error and result.outcome not in harmless for result in results):
         raise typer.Exit(1)
 
 
@@ -143,7 +178,7 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         model=loaded.name,
         target=artifact.manifest.target,
         weights=loaded.record.weights.description,
-        outcome="ok",
+        outcome=artifact.manifest.outcome,
         artifact=str(artifact.main_file),
         bytes=artifact.size,
         verified_by=proof.verified_by,
@@ -158,13 +193,13 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
 
 
 def _failure(loaded: LoadedModel, target: str, error: DeployKitError, stages: Stages, first: int) -> ExportResult:
-    from deploy_kit.errors import ProofError
+    from deploy_kit.outcome import Outcome
 
     return ExportResult(
         model=loaded.name,
         target=target,
         weights=loaded.record.weights.description,
-        outcome="mismatch" if isinstance(error, ProofError) else "export_failed",
+        outcome=getattr(error, "outcome", Outcome.EXPORT_FAILED),
         artifact=None,
         bytes=None,
         verified_by=None,

@@ -18,7 +18,7 @@ ArtifactPath = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The folder that `deploykit export` made, or a file in it.")
 ]
 Targets = Annotated[
-    list[str], typer.Option("--target", "-t", help="A target (see `deploykit targets`); may be given again.")
+    list[str], typer.Option("--target", "-t", help="A target (see `deploykit targets`), or all; may be given again.")
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="A target; see `deploykit targets`.")]
 Weights = Annotated[Path | None, typer.Option(help="A checkpoint: .pth, .pt or .safetensors.")]

@@ -25,9 +25,10 @@ def command(artifact: ArtifactPath, weights: Weights = None, json: Json = False)
 
 def print_proof(proof: Proof) -> None:
     """Print a proof case by case."""
+    limits = ", ".join(f"{name} {value:g}" for name, value in proof.limits if value is not None)
     print_table(
-        f"{'proven' if proof.passed else 'NOT proven'} by {proof.verified_by}, against {proof.reference}; "
-        f"limit {proof.limit:g} times float32's own error",
+        f"{'proven' if proof.passed else 'NOT proven'} by {proof.verified_by}, against {proof.reference}, "
+        f"as {proof.precision} (limits: {limits})",
         ["case", "kind", "error", "x float32's", "SNR dB", "top-1 agrees"],
         [
             (

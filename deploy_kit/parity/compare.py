@@ -14,6 +14,28 @@ from deploy_kit.parity.reference import Reference
 RATIO_LIMIT = 20.0
 """A float32 artifact may be this many times as far from float64 as eager float32 is."""
 
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Limits(BaseModel):
+    """What a proof demands: at most a ratio to float32's own error, at least an SNR in dB, and a share of
+    cases whose first class agrees; None demands nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noise_ratio: float | None = None
+    snr_db: float | None = None
+    top1: float | None = None
+
+
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(noise_ratio=RATIO_LIMIT, top1=1.0),
+    "fp16": Limits(snr_db=40.0, top1=0.8),
+    "int8": Limits(snr_db=15.0, top1=0.6),
+}
+"""The limits of each precision. A rounding to 11 bits at every layer leaves 50 to 60 dB, one to 8 bits
+20 to 30; what stays below has lost something else."""
+
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -36,15 +58,18 @@ class Comparison(BaseModel):
     top1_agrees: bool | None = None
     problem: str | None = None
 
-    def failure(self) -> str | None:
-        """Why this case fails a float32 proof; None where it passes."""
+    def failure(self, limits: Limits = LIMITS["fp32"]) -> str | None:
+        """Why this case alone fails a proof with these limits; None where it passes."""
         if self.problem is not None:
             return f"{self.case}: {self.problem}"
         assert self.noise_ratio is not None
-        if not self.noise_ratio <= RATIO_LIMIT:
+        assert self.snr_db is not None
+        if limits.noise_ratio is not None and not self.noise_ratio <= limits.noise_ratio:
             times = f"{self.noise_ratio:.3g} times float32's own"
-            return f"{self.case}: the error is {times}, over the limit of {RATIO_LIMIT:g}"
-        if self.top1_agrees is False:
+            return f"{self.case}: the error is {times}, over the limit of {limits.noise_ratio:g}"
+        if limits.snr_db is not None and not self.snr_db >= limits.snr_db:
+            return f"{self.case}: the SNR is {self.snr_db:.1f} dB, under the limit of {limits.snr_db:g}"
+        if limits.top1 == 1 and self.top1_agrees is False:
             return f"{self.case}: the first class differs from the model's"
         return None
 

@@ -76,6 +76,8 @@ def _in_exporter(fused: Graph, exporter: Exporter, options: Any) -> str | None:
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         exported = exporter.export(tapped, Path(scratch), options, Stages())
         ran = exporter.run(Path(scratch, exported.main_file), [inputs], options, exported.details)
+    if ran.outputs is None:
+        return None
     for index, node in enumerate(taps):
         result = compare(node.name, "noise", [ran.outputs[0][index]], Reference([exact[index]], [eager[index]]))
         if result.failure():

@@ -7,20 +7,25 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from deploy_kit.parity.compare import RATIO_LIMIT, Comparison, compare
+from deploy_kit.parity.compare import LIMITS, Comparison, Limits, Precision, compare
 from deploy_kit.parity.inputs import Case
 from deploy_kit.parity.reference import Reference
 
 
 class Proof(BaseModel):
-    """Whether an artifact computes what its model computes, by which runtime, and on what evidence."""
+    """Whether an artifact computes what its model computes, by which runtime, and on what evidence.
+
+    Without ``verified`` nothing here could run the artifact: it has not passed, and has not failed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     passed: bool
+    verified: bool = True
     verified_by: str
+    precision: Precision = "fp32"
     reference: str = "the original model in float64"
-    limit: float = RATIO_LIMIT
+    limits: Limits = LIMITS["fp32"]
     failures: list[str]
     cases: list[Comparison]
     diverges_at: str | None = None
@@ -56,20 +61,50 @@ def _worst(values: list[float | None], *, lowest: bool = False) -> float | None:
 
 
 def judge(
-    cases: Sequence[Case], references: Sequence[Reference], outputs: Sequence[list[Tensor]], verified_by: str
+    cases: Sequence[Case],
+    references: Sequence[Reference],
+    outputs: Sequence[list[Tensor]],
+    verified_by: str,
+    precision: Precision = "fp32",
 ) -> Proof:
-    """Compare an artifact's outputs with the references, case by case."""
+    """Compare an artifact's outputs with the references, case by case, by the limits of its precision."""
+    limits = LIMITS[precision]
     comparisons = [
         compare(case.name, case.kind, got, reference) for case, reference, got in zip(cases, references, outputs)
     ]
-    failures = [failure for comparison in comparisons if (failure := comparison.failure())]
+    failures = [failure for comparison in comparisons if (failure := comparison.failure(limits))]
     if len(outputs) != len(cases):
         failures.append(f"{len(outputs)} results for {len(cases)} cases")
     if not _depends_on_input(references):
         failures.append(
             "the model's outputs do not depend on its inputs, so agreement proves nothing; load its weights"
         )
-    return Proof(passed=not failures, verified_by=verified_by, failures=failures, cases=comparisons)
+    proof = Proof(
+        passed=not failures,
+        verified_by=verified_by,
+        precision=precision,
+        limits=limits,
+        failures=failures,
+        cases=comparisons,
+    )
+    agreement = proof.top1_agreement
+    if limits.top1 is None or agreement is None or agreement >= limits.top1 or failures:
+        return proof
+    reason = f"the first class agrees in {agreement:.0%} of the cases, under the limit of {limits.top1:.0%}"
+    return proof.model_copy(update={"passed": False, "failures": [reason]})
+
+
+def unverified(verified_by: str, precision: Precision) -> Proof:
+    """The proof of an artifact that nothing here can run."""
+    return Proof(
+        passed=False,
+        verified=False,
+        verified_by=verified_by,
+        precision=precision,
+        limits=LIMITS[precision],
+        failures=[],
+        cases=[],
+    )
 
 
 def _depends_on_input(references: Sequence[Reference]) -> bool:
