@@ -14,16 +14,24 @@ from deploy_kit.fusion.constant_folding import constant_folding
 from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
 from deploy_kit.fusion.elementwise_in_place import elementwise_in_place
+from deploy_kit.fusion.group_norm_to_products import group_norm_to_products
 from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
 from deploy_kit.fusion.layer_norm_affine_into_linear import layer_norm_affine_into_linear
+from deploy_kit.fusion.layer_norm_to_products import layer_norm_to_products
+from deploy_kit.fusion.linear_to_pointwise_conv import linear_to_pointwise_conv
+from deploy_kit.fusion.matmul_to_bmm import matmul_to_bmm
 from deploy_kit.fusion.mean_before_linear import mean_before_linear
+from deploy_kit.fusion.mean_keeps_dims import mean_keeps_dims
 from deploy_kit.fusion.pointwise_conv_to_linear import pointwise_conv_to_linear
 from deploy_kit.fusion.policy import Policy
 from deploy_kit.fusion.rewrite import Pass, Rewrite
 from deploy_kit.fusion.sink_permutations import sink_permutations
 from deploy_kit.fusion.slice_before_layer_norm import slice_before_layer_norm
 from deploy_kit.fusion.slice_into_pointwise_conv import slice_into_pointwise_conv
+from deploy_kit.fusion.split_joint_projection import split_joint_projection
+from deploy_kit.fusion.strided_slice_to_depthwise_conv import strided_slice_to_depthwise_conv
 from deploy_kit.fusion.transposed_conv_to_product import transposed_conv_to_product
+from deploy_kit.fusion.widen_transposed_conv_groups import widen_transposed_conv_groups
 from deploy_kit.graph import Graph
 
 PASSES: dict[str, Pass] = {
@@ -46,6 +54,14 @@ PASSES: dict[str, Pass] = {
         compose_permutations,
         sink_permutations,
         mean_before_linear,
+        split_joint_projection,
+        layer_norm_to_products,
+        group_norm_to_products,
+        linear_to_pointwise_conv,
+        strided_slice_to_depthwise_conv,
+        widen_transposed_conv_groups,
+        mean_keeps_dims,
+        matmul_to_bmm,
         channels_last_input,
         elementwise_in_place,
     )
