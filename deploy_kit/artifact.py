@@ -110,8 +110,9 @@ def _publish(temporary: Path, folder: Path) -> None:
 def _write_error(folder: Path, error: OSError) -> DeployKitError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DeployKitError(
-            f"there is no space left to write {str(folder)!r}; nothing was left behind",
-            fix="free some space, or choose an --out on another disk",
+            f"there is no space left to write {str(folder)!r}, or temporary files in {tempfile.gettempdir()!r}; "
+            "nothing was left behind",
+            fix="free some space, choose an --out on another disk, or name another temporary folder in TMPDIR",
         )
     return UserError(f"{str(folder)!r} cannot be written: {error.strerror or error}", fix="choose another --out")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -65,6 +67,16 @@ class Ran:
 
     outputs: list[list[Tensor]] | None
     verified_by: str
+
+
+def save_inputs(cases: Sequence[tuple[Tensor, ...]], path: Path) -> None:
+    """Write each case's inputs for a worker to read with ``torch.load``.
+
+    From Python: torch's own writer aborts the process where the disk is full.
+    """
+    buffer = io.BytesIO()
+    torch.save([tuple(x.contiguous() for x in case) for case in cases], buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 class Exporter(ABC):

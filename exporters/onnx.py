@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import statistics
 import sys
@@ -26,6 +27,8 @@ from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph, source_line
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's own builds report to Microsoft otherwise
 
 FILE = "model.onnx"
 WORKER = Path(__file__).with_name("ort_worker.py")
@@ -126,10 +129,10 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
         assert program is not None
         for index, value in enumerate(program.model.graph.outputs):
             value.name = "output" if len(program.model.graph.outputs) == 1 else f"output_{index}"
-        program.save(str(file))
     except Exception as error:  # the exporter raises many types; the last cause names the operator
         reason = _root_cause(error)
         raise ExportError(f"the ONNX exporter failed: {reason}{_where(graph, reason)}") from error
+    program.save(str(file))
 
 
 def _where(graph: Graph, reason: str) -> str:

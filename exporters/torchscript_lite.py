@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, UserError
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement, save_inputs
 from deploy_kit.exporters.mobile.interpreter import FIX, INSTALL, Interpreter, find_interpreter
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
@@ -122,7 +123,7 @@ class TorchScriptLite(Exporter):
             raise UserError("this .ptl is prepacked, and no interpreter here has XNNPACK to run it", fix=FIX)
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
-            torch.save([tuple(x.contiguous() for x in case) for case in inputs], given)
+            save_inputs(inputs, given)
             job = {"do": "run", "target": str(file), "inputs": str(given), "outputs": str(returned), "threads": 1}
             _work(interpreter, job, "run the .ptl")
             return Ran(torch.load(returned, weights_only=True), interpreter.description)
@@ -130,13 +131,15 @@ class TorchScriptLite(Exporter):
 
 def trace(graph: Graph, path: Path) -> None:
     """Write a graph as frozen TorchScript; raises `ExportError` where it cannot be traced."""
+    buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             traced = torch.jit.trace(graph.module, graph.example_inputs, check_trace=False, strict=False)
-            torch.jit.freeze(traced.eval()).save(str(path))
+            torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
         except RuntimeError as error:
             raise ExportError(f"the graph cannot be traced: {error}") from error
+    path.write_bytes(buffer.getvalue())  # torch's own writer aborts the process where the disk is full
 
 
 def _work(interpreter: Interpreter, job: dict[str, Any], purpose: str) -> dict[str, Any]:

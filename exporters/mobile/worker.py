@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 import torch.backends.xnnpack
 import torch.jit.mobile
 from torch.jit.mobile import (
-    _backport_for_mobile,
+    _backport_for_mobile_to_buffer,
     _export_operator_list,
     _get_model_bytecode_version,
     _load_for_lite_interpreter,
@@ -46,14 +46,20 @@ def save(job: dict[str, Any]) -> dict[str, Any]:
         from torch.utils.mobile_optimizer import optimize_for_mobile
 
         module = optimize_for_mobile(module)
-    module._save_for_lite_interpreter(job["target"])
+    _write(job["target"], module._save_to_buffer_for_lite_interpreter())
     version = job.get("bytecode_version")
     if version is not None and version != _get_model_bytecode_version(job["target"]):
-        backported = job["target"] + ".backport"
-        if not _backport_for_mobile(job["target"], backported, version):
+        backported = _backport_for_mobile_to_buffer(job["target"], version)
+        if not backported:
             raise SystemExit(f"this model cannot be written as bytecode version {version}")
-        os.replace(backported, job["target"])
+        _write(job["target"], backported)
     return inspect(job)
+
+
+def _write(path, content):
+    """Write a file from Python: torch's own writer aborts the process where the disk is full."""
+    with open(path, "wb") as file:
+        file.write(content)
 
 
 def inspect(job: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +78,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     module = _load_for_lite_interpreter(job["target"], map_location="cpu")
     with torch.no_grad():
         outputs = [_flat(module(*inputs)) for inputs in torch.load(job["inputs"])]
-    torch.save(outputs, job["outputs"])
+    buffer = io.BytesIO()
+    torch.save(outputs, buffer)
+    _write(job["outputs"], buffer.getvalue())
     return {"torch": torch.__version__, "xnnpack": bool(torch.backends.xnnpack.enabled)}  # type: ignore[attr-defined]
 
 

@@ -28,8 +28,9 @@ class Ended:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Of the real program: it finds `tests.support` from any folder, and its output is wide and plain."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", **variables}
+    """Of the real program: it finds `tests.support` from any folder, its output is wide and plain, on one core."""
+    ours = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **ours, **variables}
 
 
 def program(*arguments: object, cwd: Path = ROOT, **variables: str) -> Ended:

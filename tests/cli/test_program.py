@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy_kit.artifact import open_artifact
-from tests.cli.support import PROGRAM, environment, program
+from tests.cli.support import PROGRAM, ROOT, environment, program
 from tests.support import TINY, TINY_SIZE
 
 COMMANDS = ("export", "fuse", "verify", "inspect", "run", "models", "targets", "doctor")
@@ -54,31 +55,38 @@ def test_the_completion_completes_commands() -> None:
     assert ended.out.split() == ["export"]
 
 
-def test_export_verify_and_run_from_any_folder(tmp_path: Path) -> None:
-    exported = program("export", TINY, "--target", "onnx", "--input-size", TINY_SIZE, "--json", cwd=tmp_path)
+def test_it_works_from_any_folder_with_results_and_progress_apart(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    arguments = ("export", TINY, "--target", "onnx", "--input-size", TINY_SIZE, "--json")
+    exported = program(*arguments, cwd=tmp_path, TMPDIR=str(tmp_path / "temporary"))
     assert exported.code == 0, exported.err
     (result,) = exported.json
     assert result["outcome"] == "ok"
     assert "prove" in exported.err
+    assert list((tmp_path / "temporary").iterdir()) == [], "telemetry of a runtime leaves a file, too"
     folder = tmp_path / "artifacts" / "tests.support.tiny" / "onnx"
     assert tmp_path / result["artifact"] == folder / "model.onnx"
-    assert program("verify", folder, "--json", cwd=tmp_path).json["passed"] is True
     open_artifact(folder).main_file.write_bytes(b"changed")
     changed = program("verify", folder, "--json", cwd=tmp_path)
     assert (changed.code, changed.out) == (2, "")
     assert "changed after it was proven" in changed.err
-    again = program("export", TINY, "--target", "onnx", "--input-size", TINY_SIZE, cwd=tmp_path)
-    assert again.code == 2
-    assert "--force" in again.err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits a file's size as Linux does")
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
-    """A file-size limit fails a write half-way, as a full disk does."""
-    command = f"ulimit -f 1; trap '' XFSZ; exec {PROGRAM} export {TINY} -t onnx --input-size {TINY_SIZE}"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
+FULL = """
+mount -t tmpfs -o size=8k tmpfs {folder} && export TMPDIR={folder} || exit 99
+{program} export {model} -t {target} --input-size {size} --out {folder}/out --json
+code=$?; find {folder} -type f -size +0; exit $code
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
+@pytest.mark.parametrize("target", ["onnx", "torchscript-lite"])
+def test_a_full_disk_is_one_error_and_leaves_nothing(target: str, tmp_path: Path) -> None:
+    script = FULL.format(program=PROGRAM, folder=tmp_path, model=TINY, target=target, size=TINY_SIZE)
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("mounts are not allowed here")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "error: there is no space left" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
