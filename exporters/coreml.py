@@ -22,6 +22,7 @@ from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, R
 from deploy_kit.exporters.mil.interpreter import operator_types, unknown_operators
 from deploy_kit.exporters.mil.package import load_package, quiet
 from deploy_kit.exporters.mil.ranges import Kept, RangeAudit
+from deploy_kit.exporters.mil.translations import exact_pipeline, register_translations
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
@@ -57,10 +58,13 @@ DECOMPOSE = Choice(
 
 
 class CoreMLOptions(Options):
-    """``ios`` is the oldest system that has to load the model; ``precision`` what it computes in."""
+    """``ios`` is the oldest system that has to load the model; ``precision`` what it computes in.
+
+    fp16 is CoreML's own default: the Neural Engine computes in nothing else.
+    """
 
     ios: int = Field(default=15, ge=15, le=18)
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16"] = "fp16"
 
 
 class CoreML(Exporter):
@@ -181,13 +185,14 @@ def convert(graph: Graph, package: Path, ios: int, fp16: RangeAudit | None) -> N
     precision = ct.precision.FLOAT32 if fp16 is None else ct.transform.FP16ComputePrecision(op_selector=fp16)
     try:
         with quiet(), torch.no_grad():
-            register_alias()
+            register_translations()
             program = torch.export.export(graph.module, graph.example_inputs).run_decompositions({})
             model = ct.convert(
                 program,
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
                 compute_precision=precision,
+                pass_pipeline=exact_pipeline(),
                 skip_model_load=True,
             )
             spec = model.get_spec()
@@ -245,18 +250,6 @@ def audit_samples(graph: Graph) -> list[tuple[Tensor, ...]]:
     shapes = [tuple(x.shape) for x in graph.example_inputs]
     preprocessing = Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None
     return [case.inputs for case in make_cases(shapes, preprocessing)]
-
-
-def register_alias() -> None:
-    """Teach coremltools that ``aten.alias``, which torch.export leaves in graphs, gives back what it is given."""
-    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
-
-    def alias(context: Any, node: Any) -> None:
-        context.add(_get_inputs(context, node, expected=1)[0], node.name)
-
-    if "alias" not in _TORCH_OPS_REGISTRY:
-        register_torch_op(alias)
 
 
 def rename(spec: Any) -> None:

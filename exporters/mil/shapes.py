@@ -115,6 +115,14 @@ def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
     return x
 
 
+@operator("crop")
+def crop(x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
+    for axis, amounts in ((-2, crop_height), (-1, crop_width)):
+        before, after = integers(amounts)
+        x = x.narrow(axis, before, x.shape[axis] - before - after)
+    return x
+
+
 @operator("pad")
 def pad(x: Tensor, pad: Tensor, mode: str, constant_val: Tensor | None = None) -> Tensor:
     """``pad`` holds elements before and after each of the last axes."""

@@ -36,6 +36,7 @@ def test_reshape(shape: list[int]) -> None:
         (lambda x: mb.band_part(x=x, lower=1, upper=0), lambda x: x.tril(0).triu(-1)),
         (lambda x: mb.band_part(x=x, lower=-1, upper=2), lambda x: x.tril(2)),
         (lambda x: mb.shape(x=x), lambda x: torch.tensor(x.shape)),
+        (lambda x: mb.crop(x=x, crop_height=[1, 0], crop_width=[2, 1]), lambda x: x[:, :, 1:, 2:-1]),
         (lambda x: mb.slice_by_size(x=x, begin=[0, 2, 1, -3], size=[1, -1, 2, 3]), lambda x: x[:, 2:, 1:3, 2:5]),
     ],
 )

@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.capture import capture
+from deploy_kit.errors import ExportError, MissingDependencyError
+from deploy_kit.exporters import coreml as target
+from deploy_kit.exporters import get_exporter
+from deploy_kit.exporters.base import UNVERIFIED, Exported
+from deploy_kit.exporters.coreml import FILE, CoreML, CoreMLOptions, convert, convert_fp16, distinct_outputs
+from deploy_kit.exporters.mil.interpreter import execute, operator_types
+from deploy_kit.exporters.mil.package import load_package, quiet
+from deploy_kit.exporters.mil.ranges import LARGEST, RangeAudit
+from deploy_kit.fusion import fuse_graph
+from deploy_kit.graph import Graph
+from deploy_kit.parity.proof import Proof, judge
+from deploy_kit.sources import LoadedModel, load_model
+from deploy_kit.stages import Stages
+from tests.support import Bench, TwoInputs, export_to, load_tiny, random
+
+with quiet():
+    ct = pytest.importorskip("coremltools", reason="the target coreml converts with coremltools")
+
+
+def graph_of(model: nn.Module, *inputs: Tensor) -> Graph:
+    return capture(random(model), inputs)
+
+
+def write(graph: Graph, folder: Path, **options: Any) -> tuple[Exported, Any]:
+    """Export a graph, and the saved package's function."""
+    exported = CoreML().export(graph, folder, CoreMLOptions(**{"precision": "fp32", **options}), Stages())
+    return exported, load_package(folder / FILE)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(scope="module")
+def tiny_coreml(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return export_to(tmp_path_factory.mktemp("coreml"), load_tiny(), "coreml", precision="fp32")
+
+
+def test_the_package_is_proven_and_its_operators_are_counted(tiny_coreml: Artifact) -> None:
+    manifest = tiny_coreml.manifest
+    assert manifest.proof.passed
+    assert manifest.proof.verified_by == f"MIL reference interpreter (coremltools {ct.__version__})"
+    assert manifest.operators["conv"] == 2
+    assert "batch_norm" not in manifest.operators
+    assert manifest.main_file == FILE
+    assert manifest.toolchain["coremltools"] == ct.__version__
+
+
+def test_a_package_holds_what_its_own_index_names(tiny_coreml: Artifact) -> None:
+    files = {record.path for record in tiny_coreml.manifest.files}
+    inside = "Data/com.apple.CoreML"
+    assert files == {
+        f"{FILE}/{name}" for name in ("Manifest.json", f"{inside}/model.mlmodel", f"{inside}/weights/weight.bin")
+    }
+
+
+def test_names_shapes_and_types_are_those_of_the_manifest(tiny_coreml: Artifact) -> None:
+    description = ct.models.utils.load_spec(str(tiny_coreml.main_file)).description
+    for features, records in (
+        (description.input, tiny_coreml.manifest.inputs),
+        (description.output, tiny_coreml.manifest.outputs),
+    ):
+        for feature, record in zip(features, records, strict=True):
+            assert feature.name == record.name
+            assert list(feature.type.multiArrayType.shape) == record.shape
+            assert feature.type.multiArrayType.dataType == ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
+
+
+class Named(nn.Module):
+    """Its tensors have the names that an exported model's input and output get."""
+
+    def forward(self, output: Tensor) -> Tensor:
+        input = output * 2
+        return (input + output.relu()).tanh()
+
+
+def test_a_tensor_within_that_is_called_like_an_output(tmp_path: Path) -> None:
+    x = torch.randn(2, 3)
+    _, function = write(graph_of(Named(), x), tmp_path)
+    assert list(function.inputs) == ["input"]
+    assert [variable.name for variable in function.outputs] == ["output"]
+    assert relative_error(execute(function, [x])[0], Named()(x)) < 1e-6
+
+
+class Mixture(nn.Module):
+    """One of everything that a model of the user's own is likely to hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.norm = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 24)
+        self.group = nn.GroupNorm(2, 8)
+        self.up = nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1)
+        self.prelu = nn.PReLU(4)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.stem(x))
+        x = F.silu(self.depthwise(F.max_pool2d(x, 3, 1, 1)))
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x.flatten(2).transpose(1, 2))).chunk(3, -1)
+        tokens = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+        x = F.gelu(tokens, approximate="tanh").transpose(1, 2).reshape(b, c, h, w) + self.group(x)
+        y = self.prelu(self.up(x))
+        y = F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
+        y = F.avg_pool2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), 3, 2)
+        blocks = F.interpolate(F.pixel_shuffle(x, 2)[:, :, ::2, ::2], scale_factor=2)
+        y = torch.cat([y, blocks.repeat(1, 2, 1, 1)], 1)
+        y = torch.where(y > 0.1, y, y.clamp(-0.5, 0.5)) / y.square().mean(dim=(2, 3), keepdim=True).add(1e-3).sqrt()
+        return self.head(torch.stack([y.amax((2, 3)), y.mean((2, 3))], 1).sum(1)).softmax(-1)
+
+
+@pytest.mark.parametrize(("ios", "precision"), [(15, "fp32"), (16, "fp16"), (17, "fp16"), (18, "fp32")])
+def test_a_mixture_of_operators_for_every_system(ios: int, precision: str, tmp_path: Path) -> None:
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    graph = graph_of(Mixture(), x)
+    options = CoreMLOptions(ios=ios, precision=precision)
+    fused, _ = fuse_graph(graph, CoreML().policy(options))
+    exported, function = write(fused, tmp_path, ios=ios, precision=precision)
+    assert exported.notes == []
+    assert ("scaled_dot_product_attention" in exported.operators) == (ios == 18)
+    error = relative_error(execute(function, [x])[0], graph.module(x))
+    assert error < 1e-5 if precision == "fp32" else 1e-6 < error < 5e-3
+
+
+def test_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    model = random(TwoInputs())
+    x, y = torch.randn(2, 6), torch.randn(2, 5)
+    exported, function = write(capture(model, (x, y)), tmp_path)
+    assert list(function.inputs) == ["input_0", "input_1"]
+    total, parts = model(x, y)
+    outputs = execute(function, [x, y])
+    for output, expected in zip(outputs, (total, parts["square"], parts["x"]), strict=True):
+        assert relative_error(output, expected.detach()) < 1e-5
+    assert exported.details["output_order"] == [0, 1, 2]
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = x.relu()
+        return y, y.exp(), y
+
+
+def test_a_tensor_that_is_returned_twice_is_one_output(tmp_path: Path) -> None:
+    loaded = load_model(Twice(), input_size="2x3")
+    exported = CoreML().export(loaded.capture(), tmp_path, CoreMLOptions(precision="fp32"), Stages())
+    assert exported.details["output_order"] == [0, 1, 0]
+    assert "more than once" in exported.notes[0]
+    x = torch.randn(2, 3)
+    y, e = execute(load_package(tmp_path / FILE), [x])
+    assert torch.equal(y, x.relu())
+    assert torch.allclose(e, x.relu().exp())
+
+
+def test_an_input_that_is_returned_is_refused() -> None:
+    graph = graph_of(Same(), torch.randn(2, 3))
+    with pytest.raises(ExportError, match="returns its input"):
+        distinct_outputs(graph)
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x.relu()
+
+
+class Unknown(nn.Module):
+    """``argsort`` is in MIL, and not in the interpreter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.argsort(-1).float()
+
+
+def test_an_unknown_operator_is_unverified_and_never_a_pass(tmp_path: Path) -> None:
+    loaded = load_model(Unknown(), input_size="2x6")
+    exported = CoreML().export(loaded.capture(), tmp_path, CoreMLOptions(precision="fp16"), Stages())
+    assert exported.details["unknown_operators"] == ["argsort"]
+    assert any("does not know argsort" in note for note in exported.notes)
+    ran = Bench(loaded, "coreml").run(tmp_path / FILE, **exported.details)
+    assert (ran.outputs, ran.verified_by) == (None, UNVERIFIED)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.GELU(approximate="tanh"), nn.GELU(), nn.GroupNorm(2, 8), nn.GroupNorm(4, 8, eps=1e-3), nn.BatchNorm2d(8)],
+)
+def test_what_coremltools_alone_gets_wrong(model: nn.Module, tmp_path: Path) -> None:
+    """It drops ``approximate``, and its passes scale a gain and a shift by 1 / sqrt(1 + 1e-5)."""
+    graph = graph_of(model, torch.randn(2, 8, 4, 4) * 3)
+    _, function = write(graph, tmp_path)
+    x = graph.example_inputs[0]
+    assert relative_error(execute(function, [x])[0], graph.module(x)) < 1e-6
+
+
+class Unconvertible(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.i0(x)
+
+
+def test_an_operator_that_coremltools_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="i0"):
+        write(graph_of(Unconvertible(), torch.randn(2, 3)), tmp_path)
+
+
+class TooDeep(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 2, 2, 2, 2, 2).flip(1, 3).cumsum(2).sum((1, 2))
+
+
+def test_rank_6_is_refused_by_the_converter_or_stays_unverified(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="rank"):
+        write(graph_of(TooDeep(), torch.randn(4, 16)), tmp_path)
+
+
+# wrong packages
+
+
+@pytest.fixture(scope="module")
+def tiny_bench() -> Bench:
+    return Bench(load_tiny(), "coreml")
+
+
+def judged(bench: Bench, package: Path) -> Proof:
+    """A float32 proof within this process, which spares the start of another."""
+    function = load_package(package)
+    return judge(bench.cases, bench.references, [execute(function, case.inputs) for case in bench.cases], "here")
+
+
+def altered(artifact: Artifact, folder: Path, change: Any) -> Path:
+    """A copy of a package whose program was changed."""
+    package = shutil.copytree(artifact.main_file, folder / FILE)
+    file = package / "Data/com.apple.CoreML/model.mlmodel"
+    spec = ct.proto.Model_pb2.Model.FromString(file.read_bytes())
+    function = spec.mlProgram.functions["main"]
+    change(next(iter(function.block_specializations.values())).operations)
+    file.write_bytes(spec.SerializeToString())
+    return package
+
+
+def constant(operations: Any, op_type: str, parameter: str) -> Any:
+    """The value of the constant that the first operator of a type takes for a parameter."""
+    op = next(op for op in operations if op.type == op_type)
+    name = op.inputs[parameter].arguments[0].name
+    const = next(op for op in operations if op.outputs[0].name == name)
+    return const.attributes["val"].immediateValue.tensor
+
+
+def approximate_gelu(operations: Any) -> None:
+    constant(operations, "gelu", "mode").strings.values[0] = "TANH_APPROXIMATION"
+
+
+def another_epsilon(operations: Any) -> None:
+    constant(operations, "layer_norm", "epsilon").floats.values[0] = 3e-3
+
+
+def another_padding(operations: Any) -> None:
+    convolutions = [op for op in operations if op.type == "conv"]
+    name = convolutions[1].inputs["pad"].arguments[0].name
+    const = next(op for op in operations if op.outputs[0].name == name)
+    const.attributes["val"].immediateValue.tensor.ints.values[:] = [0, 2, 0, 2]
+
+
+@pytest.mark.parametrize("change", [approximate_gelu, another_epsilon, another_padding])
+def test_a_changed_attribute_is_a_mismatch(
+    change: Any, tiny_coreml: Artifact, tiny_bench: Bench, tmp_path: Path
+) -> None:
+    package = altered(tiny_coreml, tmp_path, change)
+    assert judged(tiny_bench, tiny_coreml.main_file).passed
+    assert not judged(tiny_bench, package).passed
+
+
+def test_changed_weights_are_a_mismatch(tiny_coreml: Artifact, tiny_bench: Bench, tmp_path: Path) -> None:
+    package = shutil.copytree(tiny_coreml.main_file, tmp_path / FILE)
+    weights = package / "Data/com.apple.CoreML/weights/weight.bin"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 0x40
+    weights.write_bytes(data)
+    assert not judged(tiny_bench, package).passed
+
+
+def test_a_package_that_cannot_be_read_is_an_error_with_its_reason(
+    tiny_coreml: Artifact, tiny_bench: Bench, tmp_path: Path
+) -> None:
+    package = shutil.copytree(tiny_coreml.main_file, tmp_path / FILE)
+    (package / "Manifest.json").write_text("{}")
+    with pytest.raises(ExportError, match="the reference interpreter failed"):
+        tiny_bench.run(package, output_order=[0])
+
+
+# fp16
+
+
+class LinearAttention(nn.Module):
+    """ReLU linear attention; with many tokens its sums of products leave fp16's range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(3, 24, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        q, k, v = self.qkv(x * 40).flatten(2).chunk(3, 1)
+        q, k = q.relu(), k.relu()
+        total = k.sum(-1, keepdim=True).transpose(1, 2) @ q
+        out = ((k @ v.transpose(1, 2)).transpose(1, 2) @ q) / (total + 1e-6)
+        return self.proj(out.reshape(b, 8, h, w)).mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def linear_attention() -> Graph:
+    return graph_of(LinearAttention(), torch.randn(1, 3, 64, 64))
+
+
+def test_what_overflows_stays_in_float32(linear_attention: Graph, tmp_path: Path) -> None:
+    function, mixed = convert_fp16(linear_attention, tmp_path / FILE, 15)
+    assert mixed.snr_db is not None
+    assert mixed.snr_db > 50
+    assert {kept.type for kept in mixed.kept} == {"matmul", "reduce_sum", "transpose", "add", "real_div"}
+    assert "stay in float32" in mixed.notes()[0]
+    assert "cast" in set(operator_types(function))
+
+
+class WithOneMore(RangeAudit):
+    """The audit, but for one operator of those that it would keep."""
+
+    def __init__(self, samples: list[tuple[Tensor, ...]], rounded: str):
+        super().__init__(samples)
+        self.rounded = rounded
+
+    def __call__(self, op: Any) -> bool:
+        return super().__call__(op) or op.name == self.rounded
+
+
+@pytest.mark.parametrize("rounded", ["matmul", "sum_1", "add", "div"])
+def test_none_of_the_kept_operators_can_be_spared(rounded: str, linear_attention: Graph, tmp_path: Path) -> None:
+    audit = WithOneMore(target.audit_samples(linear_attention), rounded)
+    convert(linear_attention, tmp_path / FILE, 15, audit)
+    assert rounded in {kept.operator for kept in audit.kept}
+    assert audit.snr_db(load_package(tmp_path / FILE)) < 20
+
+
+class Vanishing(nn.Module):
+    """A division by a constant that fp16 does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.relu() - x.abs()
+        return (x.sin() - x.sin()) / (y - y + 1e-15) + x
+
+
+def test_a_constant_that_fp16_rounds_to_zero_stays_in_float32(tmp_path: Path) -> None:
+    function, mixed = convert_fp16(graph_of(Vanishing(), torch.randn(2, 8)), tmp_path / FILE, 15)
+    assert {kept.reason for kept in mixed.kept} == {"the constant 1e-15 would be zero in fp16"}
+    assert execute(function, [torch.randn(2, 8)])[0].isfinite().all()
+
+
+def test_fp16_halves_the_weights_and_keeps_float32_inputs(tmp_path: Path) -> None:
+    graph = load_tiny().capture()
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        (tmp_path / precision).mkdir()
+        exported, function = write(graph, tmp_path / precision, precision=precision)
+        weights = tmp_path / precision / FILE / "Data/com.apple.CoreML/weights/weight.bin"
+        sizes[precision] = weights.stat().st_size
+        x = torch.randn(1, 3, 32, 32)
+        assert execute(function, [x])[0].dtype == torch.float32
+    assert sizes["fp16"] < 0.7 * sizes["fp32"]
+    assert exported.details["fp16"]["kept_in_fp32"] == []
+    assert 50 < exported.details["fp16"]["snr_db"] < 90
+    assert torch.finfo(torch.float16).max == LARGEST
+
+
+# without coremltools
+
+
+def test_without_coremltools_the_target_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tiny_coreml: Artifact, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    exporter = get_exporter("coreml")
+    assert exporter.policy(CoreMLOptions()).names
+    for act in (
+        lambda: exporter.export(load_tiny().capture(), tmp_path, CoreMLOptions(), Stages()),
+        lambda: exporter.run(tiny_coreml.main_file, [], CoreMLOptions(), {}),
+    ):
+        with pytest.raises(MissingDependencyError) as caught:
+            act()
+        assert caught.value.fix == "pip install 'deploy-kit[coreml]'"
+
+
+def test_what_is_not_installed_is_reported_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise target.PackageNotFoundError(name)
+
+    monkeypatch.setattr(target, "version", version)
+    (requirement,) = CoreML().requirements()
+    assert requirement.found is None
+    assert "coreml" in requirement.install
+
+
+# models
+
+
+def prove(loaded: LoadedModel, folder: Path, **options: Any) -> Any:
+    exporter = CoreML()
+    chosen = CoreMLOptions(precision="fp32", **options)
+    fused, _ = fuse_graph(loaded.capture(), exporter.policy(chosen))
+    exported = exporter.export(fused, folder, chosen, Stages())
+    assert exported.details["unknown_operators"] == []
+    return judged(Bench(loaded, "coreml", **options), folder / FILE)
+
+
+def test_edgevit(tmp_path: Path) -> None:
+    loaded = load_model("edgevit_xxs", input_size="1x3x64x64", num_classes=10)
+    proof = prove(loaded, tmp_path)
+    assert proof.passed, proof.failures
+
+
+TIMM = [
+    "mobilevit_xxs",
+    "levit_128s",
+    "efficientvit_m0",
+    "efficientvit_b0",
+    "efficientformer_l1",
+    "poolformer_s12",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_models(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    loaded = load_model(f"timm/{name}")
+    random(loaded.module)
+    assert prove(loaded, tmp_path).noise_ratio < 20
