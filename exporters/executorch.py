@@ -67,19 +67,27 @@ POLICY = Policy(
 XNNPACK_POLICY = Policy(
     (
         *FOLDING,
-        Choice("widen_transposed_conv_groups", "TODO"),
-        Choice("split_joint_projection", "XNNPACK has no unbind, split or select"),
-        Choice("layer_norm_to_products", "XNNPACK has no norm"),
-        Choice("group_norm_to_products", "XNNPACK has no norm"),
-        Choice("linear_to_pointwise_conv", "no copies between layouts"),
-        Choice("strided_slice_to_depthwise_conv", "XNNPACK slices with step 1 only"),
+        Choice(
+            "widen_transposed_conv_groups",
+            "EdgeViT-XXS 1.24 times faster: XNNPACK computes 16 channels of a transposed convolution as fast as one",
+        ),
+        Choice("split_joint_projection", "XXS 1.03 times faster: XNNPACK has no unbind, split or select"),
+        Choice(
+            "layer_norm_to_products",
+            "XXS 1.11 times faster: XNNPACK has no norm, and each one outside of it cuts a subgraph in two",
+        ),
+        Choice("group_norm_to_products", "as layer_norm_to_products: PoolFormer-S12 is 1 subgraph instead of 25"),
+        Choice("linear_to_pointwise_conv", "XXS 1.04 times faster: no copies between the layouts of tokens and images"),
+        Choice("strided_slice_to_depthwise_conv", "XXS 1.01 times faster: XNNPACK slices with step 1 only"),
         Choice("compose_permutations", "needed by linear_to_pointwise_conv"),
         Choice("sink_permutations", "needed by linear_to_pointwise_conv"),
-        Choice("mean_keeps_dims", "XNNPACK averages only so"),
-        Choice("matmul_to_bmm", "no copies by expand, which XNNPACK does not have"),
+        Choice("mean_keeps_dims", "XXS 1.01 times faster: XNNPACK averages only so"),
+        Choice("matmul_to_bmm", "XXS 1.05 times faster: no copies by expand, which XNNPACK does not have"),
         Choice("constant_folding", "needed by layer_norm_to_products"),
     )
 )
+"""Each figure is the median time without the pass over that with it, one at a time, in ExecuTorch 1.4.1
+(XNNPACK, x86-64, 1 thread), all others in place: ``edgevit_executorch --models edgevit_xxs --without PASS``."""
 
 
 class ExecuTorchOptions(Options):
