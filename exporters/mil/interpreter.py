@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deploy_kit.exporters.mil import elementwise, pooling, products, reductions, resizing, shapes
 from deploy_kit.exporters.mil.registry import OPERATORS, UnsupportedOperatorError
+from deploy_kit.parity.reference import one_thread
 
 FAMILIES = (elementwise, pooling, products, reductions, resizing, shapes)
 """The modules whose operators are in the table."""
@@ -22,6 +23,7 @@ Value = Tensor | str | list[Tensor]
 
 
 @torch.no_grad()
+@one_thread()
 def execute(
     function: Any,
     inputs: Sequence[Tensor],

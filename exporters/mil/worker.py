@@ -20,7 +20,6 @@ from deploy_kit.exporters.mil.registry import UnsupportedOperatorError
 def main() -> None:
     """Run a package on every case and keep the outputs; a package with unknown operators is said to have them."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    torch.set_num_threads(1)
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # coremltools imports it only to say that it is too new
     function = load_package(Path(job["package"]))
     result = {"coremltools": version("coremltools"), "unsupported": None}
