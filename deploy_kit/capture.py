@@ -114,7 +114,7 @@ def _inline_regions(graph: Graph) -> None:
         body = region.graph
         inputs = dict(zip(body.find_nodes(op="placeholder"), node.args[at + 1 :]))
         with graph.module.graph.inserting_before(node):
-            outputs = graph.module.graph.graph_copy(body, inputs)  # type: ignore[arg-type]
+            outputs: Any = graph.module.graph.graph_copy(body, inputs)
         for user in list(node.users):
             graph.replace(user, outputs[user.args[1]])
 

@@ -56,7 +56,7 @@ def save(job: dict[str, Any]) -> dict[str, Any]:
     return inspect(job)
 
 
-def _write(path, content):
+def _write(path: str, content: bytes) -> None:
     """Write a file from Python: torch's own writer aborts the process where the disk is full."""
     with open(path, "wb") as file:
         file.write(content)
