@@ -170,7 +170,7 @@ def prove(
         precision = exporter.precision(options)
         ran = exporter.run(file, [case.inputs for case in cases], options, details)
         if ran.outputs is None:
-            return unverified(ran.verified_by, precision)
+            return unverified(ran.verified_by, precision, ran.reason)
         return judge(cases, references, ran.outputs, ran.verified_by, precision)
 
 

@@ -35,13 +35,13 @@ class Artifact:
 
 
 def open_artifact(path: str | Path) -> Artifact:
-    """Read the artifact in a folder, or the one that a file belongs to, and check its files.
+    """Read the artifact in a folder, or the one that a file or package in it belongs to, and check its files.
 
     Raises:
         UserError: no artifact there, a manifest of another version, or files that are missing or changed.
     """
     folder = Path(path)
-    if folder.is_file():
+    if folder.is_file() or (folder.parent / MANIFEST).is_file():
         folder = folder.parent
     manifest = read_manifest(folder)
     for record in manifest.files:
@@ -55,7 +55,8 @@ def open_artifact(path: str | Path) -> Artifact:
                 f"{str(file)!r} was changed after it was proven: its sha256 is not the manifest's",
                 fix="export it again with --force",
             )
-    if manifest.main_file not in {record.path for record in manifest.files}:
+    main = manifest.main_file
+    if not any(record.path == main or record.path.startswith(f"{main}/") for record in manifest.files):
         raise UserError(f"the manifest's main_file {manifest.main_file!r} is not one of its files")
     return Artifact(folder, manifest)
 

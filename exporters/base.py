@@ -62,11 +62,12 @@ class Exported:
 class Ran:
     """Outputs of an artifact for each set of inputs, and the runtime that computed them.
 
-    ``outputs`` is None where nothing here can run the artifact.
+    ``outputs`` is None where nothing here can run the artifact; ``reason`` then says why.
     """
 
     outputs: list[list[Tensor]] | None
     verified_by: str
+    reason: str | None = None
 
 
 def save_inputs(cases: Sequence[tuple[Tensor, ...]], path: Path) -> None:

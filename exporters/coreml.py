@@ -126,7 +126,7 @@ class CoreML(Exporter):
             except WorkerError as error:
                 raise ExportError(f"the reference interpreter failed: {error}") from error
             if result["unsupported"] is not None:
-                return Ran(None, UNVERIFIED)
+                return Ran(None, UNVERIFIED, result["unsupported"])
             cases: list[list[Tensor]] = torch.load(returned, weights_only=True)
         outputs = [[case[index] for index in details["output_order"]] for case in cases]
         return Ran(outputs, f"MIL reference interpreter (coremltools {result['coremltools']})")

@@ -94,15 +94,15 @@ def judge(
     return proof.model_copy(update={"passed": False, "failures": [reason]})
 
 
-def unverified(verified_by: str, precision: Precision) -> Proof:
-    """The proof of an artifact that nothing here can run."""
+def unverified(verified_by: str, precision: Precision, reason: str | None) -> Proof:
+    """The proof of an artifact that nothing here can run, with the reason where it is known."""
     return Proof(
         passed=False,
         verified=False,
         verified_by=verified_by,
         precision=precision,
         limits=LIMITS[precision],
-        failures=[],
+        failures=[] if reason is None else [reason],
         cases=[],
     )
 
