@@ -71,6 +71,7 @@ def from_program(program: ExportedProgram, example_inputs: tuple[Tensor, ...], *
     _restore_batch_norm(graph)
     _number_padding(graph)
     _forget_strides(graph)
+    _number_shapes(graph)
     _drop_no_ops(graph)
     graph.clean()
     return graph
@@ -178,6 +179,22 @@ def _forget_strides(graph: Graph) -> None:
     """Let no operator depend on how its input lies in memory: a rewrite may change that."""
     for node in graph.calls(aten.view.default, aten._unsafe_view.default):
         node.target = aten.reshape.default
+
+
+_LIKE_ANOTHER = {
+    aten.reshape_as.default: aten.reshape.default,
+    aten.view_as.default: aten.reshape.default,
+    aten.expand_as.default: aten.expand.default,
+}
+
+
+def _number_shapes(graph: Graph) -> None:
+    """Write the shape of another tensor as the numbers that it is, so that the other has one use less."""
+    for node in graph.calls(*_LIKE_ANOTHER):
+        sizes = shape(operand(node, 1))
+        if all(isinstance(size, int) for size in sizes):
+            plain = _LIKE_ANOTHER[node.target]  # type: ignore[index]
+            graph.replace(node, graph.call(plain, operand(node), list(sizes), before=node))
 
 
 _DROPOUTS = (

@@ -290,3 +290,8 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
 
     with pytest.raises(ExportError, match="cannot be copied"):
         capture(Locked(), (torch.randn(2, 3),))
+
+
+def test_the_shape_of_another_tensor_is_no_use_of_it() -> None:
+    graph = assert_captures(Function(lambda x: (x * 2).flatten(0, 1).sin().view_as(x.relu())), noise(2, 3, 4))
+    assert not list(graph.calls(aten.relu.default, aten.view_as.default))
