@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--without-onednn", action="store_true", help="as on a phone: x86 alone has oneDNN")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     interpreter = find_interpreter()
@@ -70,10 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         for model in chosen.models:
             files = build(model, Path(scratch), interpreter)
-            rounds = measure(files, model, Path(scratch), interpreter, chosen.processes, chosen.iterations)
+            inputs = Path(scratch, f"{model}-inputs.pt")
+            torch.save([noise(load_model(model).input_shapes, seed=0)], inputs)
+            job = {"inputs": str(inputs), "iterations": chosen.iterations, "onednn": not chosen.without_onednn}
+            rounds = measure(files, job, interpreter, chosen.processes)
             timings += [_timing(model, name, rounds) for name in CONTESTANTS]
             speedups += [_speedup(model, name, rounds) for name in CONTESTANTS[:2]]
-    _report(timings, speedups, interpreter, chosen.json)
+    conditions = {
+        "runtime": interpreter.description,
+        "machine": f"{platform.machine()}, {_processor()}",
+        "threads": 1,
+        "oneDNN": "off" if chosen.without_onednn else "on",
+    }
+    _report(timings, speedups, conditions, chosen.json)
     return 0
 
 
@@ -93,23 +103,14 @@ def build(model: str, folder: Path, interpreter: Interpreter) -> dict[str, Path]
 
 
 def measure(
-    files: dict[str, Path], model: str, folder: Path, interpreter: Interpreter, processes: int, iterations: int
+    files: dict[str, Path], job: dict[str, Any], interpreter: Interpreter, processes: int
 ) -> list[dict[str, list[float]]]:
-    """Seconds of every inference by contestant, for each process."""
-    inputs = folder / f"{model}-inputs.pt"
-    torch.save([noise(load_model(model).input_shapes, seed=0)], inputs)
+    """Seconds of every inference by contestant, for each process; ``job`` has inputs, iterations and onednn."""
     rounds = []
     for turn in range(processes):
         order = [CONTESTANTS[(turn + i) % len(CONTESTANTS)] for i in range(len(CONTESTANTS))]
-        job = {
-            "do": "bench",
-            "files": {name: str(files[name]) for name in order},
-            "inputs": str(inputs),
-            "threads": 1,
-            "warmup": 5,
-            "iterations": iterations,
-        }
-        rounds.append(interpreter.work(job)["seconds"])
+        paths = {name: str(files[name]) for name in order}
+        rounds.append(interpreter.work({"do": "bench", "files": paths, "threads": 1, "warmup": 5, **job})["seconds"])
     return rounds
 
 
@@ -124,12 +125,7 @@ def _speedup(model: str, over: str, rounds: list[dict[str, list[float]]]) -> Spe
     return Speedup(model, over, statistics.median(ratios), min(ratios), max(ratios))
 
 
-def _report(timings: list[Timing], speedups: list[Speedup], interpreter: Interpreter, as_json: bool) -> None:
-    conditions: dict[str, Any] = {
-        "runtime": interpreter.description,
-        "machine": f"{platform.machine()}, {_processor()}",
-        "threads": 1,
-    }
+def _report(timings: list[Timing], speedups: list[Speedup], conditions: dict[str, Any], as_json: bool) -> None:
     if as_json:
         results = {"timings": [asdict(t) for t in timings], "speedups": [asdict(s) for s in speedups]}
         print(json.dumps({"conditions": conditions, **results}, indent=2))

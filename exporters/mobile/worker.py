@@ -92,8 +92,12 @@ def _flat(value: Any) -> list[torch.Tensor]:
 
 
 def bench(job: dict[str, Any]) -> dict[str, Any]:
-    """Time several files in turn, one inference each a turn, so that what disturbs one disturbs all."""
+    """Time several files in turn, one inference each a turn, so that what disturbs one disturbs all.
+
+    oneDNN computes some operators on x86 that are not prepacked, and is on no phone: it can be off.
+    """
     torch.set_num_threads(job["threads"])
+    torch._C._set_mkldnn_enabled(job["onednn"])
     modules = {name: _load_for_lite_interpreter(path, map_location="cpu") for name, path in job["files"].items()}
     inputs = torch.load(job["inputs"])[0]
     samples: dict[str, list[float]] = {name: [] for name in modules}
