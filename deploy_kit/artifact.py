@@ -62,10 +62,14 @@ def open_artifact(path: str | Path) -> Artifact:
 
 
 def check_free(folder: Path, *, force: bool) -> None:
-    """Raise `UserError` where an artifact, or anything else, is in the way at ``folder``."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (folder / MANIFEST).is_file():
+    """Raise `UserError` where an artifact, or anything else, is in the way at ``folder``, or nothing can be there."""
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        is_artifact = (folder / MANIFEST).is_file()
+    except OSError as error:
+        raise _write_error(folder, error) from error
+    if not is_artifact:
         raise UserError(f"{str(folder)!r} exists and is not an artifact", fix="choose another --out")
     if not force:
         raise UserError(f"{str(folder)!r} exists already", fix="replace it with --force, or choose another --out")
@@ -75,7 +79,7 @@ def check_free(folder: Path, *, force: bool) -> None:
 def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
     """A temporary folder beside ``folder``, which becomes ``folder`` when the body succeeds.
 
-    It is renamed into place in one step; if the body fails in any way, it is removed and what stood
+    It is written whole and then renamed into place; if the body fails in any way, it is removed and what stood
     at ``folder`` is left as it was.
     """
     check_free(folder, force=force)

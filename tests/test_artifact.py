@@ -145,6 +145,13 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None
         publish(tmp_path / "file" / "artifact", "new")
 
 
+@pytest.mark.parametrize("path", ["n" * 300, f"{'n' * 300}/model/target"])
+def test_a_name_that_is_too_long_is_the_users_error(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written: File name too long") as caught:
+        check_free(tmp_path / path, force=False)
+    assert "--out" in caught.value.fix
+
+
 def test_a_failed_proof_publishes_nothing_and_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = export_to(tmp_path, load_tiny(), "onnx", simplify=False)
     before = published.main_file.read_bytes()
