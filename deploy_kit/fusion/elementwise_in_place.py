@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -29,7 +31,7 @@ def elementwise_in_place(graph: Graph) -> list[tuple[fx.Node, str]]:
     changes = []
     for node in graph.calls(*UNARY):
         x = node.args[0]
-        if _is_private(x):
+        if _fits(x, node):
             replacement = graph.call(UNARY[node.target], *node.args, before=node, like=node, **node.kwargs)  # type: ignore
             graph.replace(node, replacement)
             changes.append((replacement, "written over its input"))
@@ -45,7 +47,8 @@ def elementwise_in_place(graph: Graph) -> list[tuple[fx.Node, str]]:
     return changes
 
 
-def _fits(x: fx.Node, result: fx.Node) -> bool:
+def _fits(x: Any, result: fx.Node) -> bool:
+    """Whether ``result`` can be written over ``x``: nobody else reads it, and it has its shape and dtype."""
     return _is_private(x) and shape(x) == shape(result) and x.meta["val"].dtype == result.meta["val"].dtype
 
 

@@ -54,6 +54,8 @@ def test_writes_over_what_nobody_reads_again(function: Callable[..., Tensor], wr
         lambda net, x: (net.fc(x).mean(1, keepdim=True).expand(2, 5, 4) * 1).relu(),
         lambda net, x: net.fc(x)[:, :1].expand(2, 5, 4).relu(),
         lambda net, x: net.fc(x).sin().relu(),
+        lambda net, x: (x.int() @ x.int().transpose(1, 2)).sigmoid(),
+        lambda net, x: (x.long() @ x.long().transpose(1, 2)).tanh(),
     ],
 )
 def test_keeps(function: Callable[..., Any]) -> None:
