@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from deploy_kit.errors import ExportError, UserError
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement, save_inputs
@@ -105,11 +106,12 @@ class TorchScriptLite(Exporter):
         notes = [] if interpreter.xnnpack else [f"not prepacked for XNNPACK, so slower than it could be: {FIX}"]
         return Exported(
             FILE,
-            operators=dict.fromkeys(result["operators"], 1),
+            operators=result["calls"],
             toolchain={"torch": torch.__version__, "mobile torch": result["torch"]},
             details={
                 "prepacked": interpreter.xnnpack,
                 "bytecode_version": result["bytecode_version"],
+                "operator_list": result["operators"],
                 "interpreter": interpreter.description,
             },
             notes=notes,
@@ -119,7 +121,13 @@ class TorchScriptLite(Exporter):
         self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: TorchScriptLiteOptions, details: dict[str, Any]
     ) -> Ran:
         interpreter = find_interpreter(options.mobile_python)
-        if details["prepacked"] and not interpreter.xnnpack:
+        prepacked = details.get("prepacked")
+        if not isinstance(prepacked, bool):
+            raise UserError(
+                "the manifest is damaged: its details do not say whether the .ptl is prepacked",
+                fix="export it again with --force",
+            )
+        if prepacked and not interpreter.xnnpack:
             raise UserError("this .ptl is prepacked, and no interpreter here has XNNPACK to run it", fix=FIX)
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
@@ -130,16 +138,32 @@ class TorchScriptLite(Exporter):
 
 
 def trace(graph: Graph, path: Path) -> None:
-    """Write a graph as frozen TorchScript; raises `ExportError` where it cannot be traced."""
+    """Write a graph as frozen TorchScript; raises `ExportError` where it cannot be traced.
+
+    Outputs of any structure become one tensor, or a tuple of tensors in their order.
+    """
+    module = _with_flat_outputs(graph).module
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            traced = torch.jit.trace(graph.module, graph.example_inputs, check_trace=False, strict=False)
+            traced = torch.jit.trace(module, graph.example_inputs, check_trace=False, strict=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
         except RuntimeError as error:
-            raise ExportError(f"the graph cannot be traced: {error}") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]  # values of whole tensors follow
+            raise ExportError(f"the graph cannot be traced: {reason}") from error
     path.write_bytes(buffer.getvalue())  # torch's own writer aborts the process where the disk is full
+
+
+def _with_flat_outputs(graph: Graph) -> Graph:
+    """A copy of a graph that returns its tensors in a tuple, or its only one: TorchScript types no mixed containers."""
+    copied = graph.copy()
+    output = next(node for node in copied.nodes if node.op == "output")
+    leaves = pytree.tree_leaves(output.args[0])
+    output.args = (leaves[0] if len(leaves) == 1 else tuple(leaves),)
+    copied.module.graph.set_codegen(fx.graph.CodeGen())
+    copied.module.recompile()
+    return copied
 
 
 def _work(interpreter: Interpreter, job: dict[str, Any], purpose: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
-from deploy_kit import fuse
+from deploy_kit import export, fuse
 from deploy_kit.artifact import Artifact
 from deploy_kit.errors import ExportError, UserError
 from deploy_kit.exporters.mobile import interpreter
@@ -59,8 +60,16 @@ def test_it_is_prepacked_and_proven_on_the_mobile_interpreter(tiny_lite: Artifac
 
 
 def test_the_operators_are_those_of_the_file(tiny_lite: Artifact, mobile: Interpreter) -> None:
-    listed = set(tiny_lite.manifest.operators)
-    assert listed == set(operators(mobile, tiny_lite.main_file))
+    listed = tiny_lite.manifest.details["operator_list"]
+    assert listed == operators(mobile, tiny_lite.main_file)
+    assert set(tiny_lite.manifest.operators) == {name.split(".")[0] for name in listed}
+    assert all(count > 0 for count in tiny_lite.manifest.operators.values())
+
+
+def test_operators_are_counted(tmp_path: Path) -> None:
+    model = random(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 4, 3), nn.Softmax(1), nn.Softmax(2)))
+    artifact = export(load_model(model, input_size="1x3x8x8"), "torchscript-lite", out=tmp_path)
+    assert artifact.manifest.operators["aten::softmax"] == 3
     assert {"prepacked::conv2d_clamp_run", "prepacked::linear_clamp_run"} <= listed
     assert "aten::batch_norm" not in listed
 
@@ -95,6 +104,39 @@ def test_several_inputs_and_outputs_of_any_structure(tmp_path: Path) -> None:
     artifact = export_to(tmp_path, load_model(random(TwoInputs()), input_size="2x6,2x5"), "torchscript-lite")
     assert artifact.manifest.proof.passed
     assert len(artifact.manifest.outputs) == 3
+
+
+class Nested(nn.Module):
+    """Its outputs are in dicts of dicts, in no alphabetical order, and one is there twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y, z = self.first(x), self.second(x)
+        return {"b": y, "a": {"x": z}, "again": [y]}
+
+
+def test_nested_outputs_are_flat_in_the_file_and_keep_their_order(tmp_path: Path) -> None:
+    artifact = export_to(tmp_path, load_model(random(Nested()), input_size="2x6"), "torchscript-lite")
+    assert artifact.manifest.proof.passed
+
+
+def test_what_cannot_be_traced_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("Tracer cannot infer type of\n0.1\n0.2")
+
+    monkeypatch.setattr(torch.jit, "trace", fail)
+    with pytest.raises(ExportError, match="cannot be traced: Tracer cannot infer type of$"):
+        export_to(tmp_path, load_tiny(), "torchscript-lite")
+
+
+@pytest.mark.parametrize("details", [{}, {"prepacked": "yes"}])
+def test_a_manifest_that_says_nothing_of_prepacking_is_damaged(details: dict[str, Any], tiny_lite: Artifact) -> None:
+    with pytest.raises(UserError, match="manifest is damaged") as caught:
+        Bench(load_tiny(), "torchscript-lite").run(tiny_lite.main_file, **details)
+    assert "export it again" in caught.value.fix
 
 
 def test_the_file_of_other_weights_fails_the_proof(tiny_lite: Artifact) -> None:
