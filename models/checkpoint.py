@@ -28,11 +28,13 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
             ``{"model": ...}`` and a ``module.`` prefix are seen through.
 
     Raises:
-        UserError: no such file, not a checkpoint, a pickle that would run code, or keys or shapes
-            that differ, with the first missing, unexpected and misshapen key.
+        UserError: no such file, not a checkpoint, a pickle that would run code, keys or shapes
+            that differ, with the first missing, unexpected and misshapen key, or tensors that are
+            no weights (sparse, complex, integer, not finite), with the first of them.
     """
     expected = model.state_dict()
     state = _unwrap(source if isinstance(source, Mapping) else read_state_dict(Path(source)), expected)
+    _check_plain(state)
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "from_official", None)
     if convert is not None and set(state) != set(expected):
         state = convert(state)
@@ -84,6 +86,15 @@ def _unwrap(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[st
     return tensors
 
 
+def _check_plain(state: Mapping[str, Tensor]) -> None:
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+            kind = "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse or nested"
+            raise UserError(
+                f"the checkpoint's {key!r} is no plain tensor: it is {kind}", fix="save a state dict of dense tensors"
+            )
+
+
 def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     missing = [key for key in expected if key not in state and key not in counters]
@@ -102,4 +113,23 @@ def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         raise UserError(
             f"the checkpoint does not fit the model: {'; '.join(problems)}",
             fix="check that the model's name, size and number of classes are the checkpoint's",
+        )
+    for key, value in state.items():
+        if expected[key].is_floating_point():
+            _check_floating(key, expected[key], value)
+
+
+def _check_floating(key: str, expected: Tensor, value: Tensor) -> None:
+    """Raise `UserError` where loading would cast a value to another, or load NaN; a mask's own infinities may stay."""
+    if not value.is_floating_point():
+        raise UserError(
+            f"the checkpoint's {key!r} is {str(value.dtype).removeprefix('torch.')}, and the model's is "
+            f"{str(expected.dtype).removeprefix('torch.')}",
+            fix="save floating-point weights; quantize with a target's --precision instead",
+        )
+    cast = value.to(expected.device, expected.dtype)
+    if (~cast.isfinite() & expected.isfinite()).any():
+        raise UserError(
+            f"the checkpoint's {key!r} holds values that are not finite (NaN or infinite)",
+            fix="take a checkpoint from before the training diverged",
         )

@@ -199,6 +199,37 @@ def test_names_the_first_key_that_is_missing_unexpected_and_misshapen(weights: d
     )
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (Tensor.to_sparse, "sparse"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "quantized"),
+        (lambda value: value.to("meta"), "without values"),
+        (lambda value: value + 1j, "is complex64, and the model's is float32"),
+        (lambda value: value.to(torch.int8), "is int8, and the model's is float32"),
+        (lambda value: value * torch.nan, "not finite"),
+        (lambda value: torch.full_like(value, torch.inf).half(), "not finite"),
+        (lambda value: value.double() + 1e300, "not finite"),
+    ],
+)
+@pytest.mark.parametrize("key", ["conv.weight", "norm.running_var"])
+def test_names_the_first_tensor_that_is_no_weight(
+    change: Callable[[Tensor], Tensor], reason: str, key: str, weights: dict[str, Tensor]
+) -> None:
+    weights[key] = change(weights[key])
+    assert_refuses(weights, f"{key!r}", reason)
+
+
+def test_takes_the_infinities_of_a_mask() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+    assert_loads(Masked().state_dict(), Masked().state_dict(), Masked())
+
+
 def test_loads_nothing_of_a_checkpoint_with_one_wrong_shape(weights: dict[str, Tensor]) -> None:
     weights["norm.bias"] = torch.zeros(5)
     assert_refuses(weights, "1 misshapen, first 'norm.bias'")
