@@ -25,7 +25,7 @@ from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
-from deploy_kit.models.registry import check_input_size
+from deploy_kit.models.registry import check_input_size, check_seed, within_memory
 from deploy_kit.parity.inputs import noise
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
@@ -57,7 +57,7 @@ class LoadedModel:
 
     def capture(self, *, dynamic_batch: bool = False) -> Graph:
         """The model's graph; see `deploy_kit.capture.capture`."""
-        inputs = noise(self.input_shapes, seed=0)
+        inputs = _example_inputs(self.input_shapes)
         if self.program is None:
             with _quietly():
                 return capture(self.module, inputs, dynamic_batch=dynamic_batch)
@@ -103,6 +103,7 @@ def load_model(
     Raises:
         UserError: nothing there by that name, or options that it does not take.
     """
+    check_seed(seed)
     if isinstance(source, nn.Module):
         return _from_module(source, type(source).__name__, "module", "callable", input_size, weights, seed)
     options = {"activation": activation, "num_classes": num_classes}
@@ -177,20 +178,36 @@ def _from_module(
 
 def _check_runs(module: nn.Module, name: str, shapes: list[tuple[int, ...]]) -> None:
     """Raise `UserError` where a module does not take float32 tensors of these shapes."""
+    inputs = _example_inputs(shapes)
     try:
         with torch.no_grad(), one_thread():
-            module(*noise(shapes, seed=0))
-    except Exception as error:  # whatever somebody's forward() raises
-        given = ",".join("x".join(map(str, shape)) for shape in shapes)
+            module(*inputs)
+    except (Exception, SystemExit) as error:  # whatever somebody's forward() raises
+        others = any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters())
         raise UserError(
-            f"{name!r} does not run on an input of {given}: {type(error).__name__}: {_first_line(error)}",
-            fix="pass the shape that it takes with --input-size, or mend its forward()",
+            f"{name!r} does not run on an input of {_text(shapes)}: {type(error).__name__}: {_first_line(error)}",
+            fix="make its weights float32 with .float(); a target's --precision reduces them"
+            if others
+            else "pass the shape that it takes with --input-size, or mend its forward()",
         ) from error
+
+
+def _example_inputs(shapes: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    with within_memory(f"an input of {_text(shapes)}"):
+        return noise(shapes, seed=0)
+
+
+def _text(shapes: list[tuple[int, ...]]) -> str:
+    return ",".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def _from_pt2(path: Path) -> LoadedModel:
     if not path.is_file():
-        raise UserError(f"there is no exported program {str(path)!r}")
+        raise UserError(
+            f"there is no exported program {str(path)!r}",
+            fix="check the path; to verify an artifact of it, run in the folder that it was exported from, "
+            "or put the file back there",
+        )
     try:
         program = load_program(path)
         module = program.module(check_guards=False)
@@ -205,6 +222,12 @@ def _from_pt2(path: Path) -> LoadedModel:
             f"{str(path)!r} is not an exported program that can be read: {_first_line(error)}",
             fix="write it with torch.export.save(torch.export.export(model, inputs), path)",
         ) from error
+    arguments, keywords = program.call_spec.in_spec.unflatten(range(program.call_spec.in_spec.num_leaves))
+    if keywords or not arguments or not all(isinstance(argument, int) for argument in arguments):
+        raise UserError(
+            f"{str(path)!r} does not take its inputs as positional tensors, but none, or in tuples, dicts or keywords",
+            fix="export a module around it whose forward(x, y) takes one tensor an argument",
+        )
     placeholders = {
         node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and "val" in node.meta
     }
@@ -227,7 +250,8 @@ def _from_pt2(path: Path) -> LoadedModel:
 def _from_timm(
     source: str, input_size: Any, num_classes: int | None, weights: str | Path | None, seed: int
 ) -> LoadedModel:
-    model, shape = create_timm_model(source.removeprefix("timm/"), num_classes=num_classes, seed=seed)
+    with within_memory(source if num_classes is None else f"{source} with {num_classes} classes"):
+        model, shape = create_timm_model(source.removeprefix("timm/"), num_classes=num_classes, seed=seed)
     size = input_size or shape
     shapes = parse_shapes(size)
     if len(shapes[0]) < 3:
@@ -248,7 +272,7 @@ def _call(source: str, seed: int) -> nn.Module:
         raise UserError(
             f"{module_name!r} cannot be imported: {error}", fix="run in the folder that holds it, or install it"
         ) from error
-    except Exception as error:  # whatever somebody's module raises
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
         raise UserError(f"{module_name!r} cannot be imported: {_what_and_where(error)}") from error
     builder = getattr(owner, attribute, None)
     if not callable(builder):
@@ -263,14 +287,14 @@ def _call(source: str, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = builder()
-    except Exception as error:  # whatever somebody's function raises
+    except (Exception, SystemExit) as error:  # whatever somebody's function raises
         raise UserError(f"{source!r} failed: {_what_and_where(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"{source!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _what_and_where(error: Exception) -> str:
+def _what_and_where(error: BaseException) -> str:
     """An exception's type and message, and the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {_first_line(error)} ({frame.filename}, line {frame.lineno})"
@@ -308,7 +332,7 @@ def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

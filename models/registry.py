@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -86,6 +88,23 @@ def check_input_size(architecture: Architecture, input_size: tuple[int, int]) ->
         )
 
 
+def check_seed(seed: int) -> None:
+    """Raise `UserError` for a seed that random generators do not take."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"{seed} is no seed", fix="choose one from 0 to 2**63 - 1")
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Raise `UserError` where the body asks for tensors that do not fit into memory, or into a size's 63 bits."""
+    try:
+        yield
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch raises the first two as well
+        if isinstance(error, RuntimeError | TypeError) and not re.search("allocate memory|overflow", str(error), re.I):
+            raise
+        raise UserError(f"{what} is too large for this machine's memory", fix="choose a smaller one") from error
+
+
 def create_model(
     name: str,
     *,
@@ -104,7 +123,8 @@ def create_model(
         seed: of the weights; two models of one name and seed are equal.
 
     Raises:
-        UserError: unknown name or activation, or a size that the architecture cannot take.
+        UserError: unknown name or activation, a size that the architecture cannot take, no seed, or
+            more classes than memory has room for.
     """
     architecture = get_architecture(name)
     if input_size is not None:
@@ -114,9 +134,9 @@ def create_model(
         raise unknown_name("activation", activation, ACTIVATIONS)
     if num_classes is not None and num_classes < 1:
         raise UserError(f"a classifier needs at least one class, not {num_classes}")
-    model = architecture.build(
-        num_classes=architecture.num_classes if num_classes is None else num_classes,
-        activation=activation or architecture.activation,
-    )
-    randomize_(model, seed)
+    check_seed(seed)
+    classes = architecture.num_classes if num_classes is None else num_classes
+    with within_memory(f"{name} with {classes} classes"):
+        model = architecture.build(num_classes=classes, activation=activation or architecture.activation)
+        randomize_(model, seed)
     return model.eval()

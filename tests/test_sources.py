@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,11 @@ def test_a_reference_model_has_its_published_size_and_its_seeded_weights() -> No
         ({"source": "edgevit_xxs", "input_size": "big"}, "is not a shape"),
         ({"source": "edgevit_xxs", "activation": "gelo"}, "no activation called 'gelo'"),
         ({"source": "edgevit_xxs", "num_classes": 0}, "at least one class"),
+        ({"source": "edgevit_xxs", "num_classes": 10**12}, "too large for this machine's memory"),
+        ({"source": "edgevit_xxs", "seed": -1}, "-1 is no seed"),
+        ({"source": TINY, "input_size": TINY_SIZE, "seed": 2**63}, "is no seed"),
+        ({"source": TINY, "input_size": "1x3x3200000x3200000"}, "1x3x3200000x3200000 is too large"),
+        ({"source": TINY, "input_size": f"1x3x32x{10**20}"}, "is too large for this machine's memory"),
         ({"source": TINY}, "input shape .* is not known"),
         ({"source": TINY, "input_size": "32"}, "not a whole shape"),
         ({"source": TINY, "input_size": "1x3x30x2"}, "does not run on an input of 1x3x30x2"),
@@ -91,6 +97,35 @@ def test_a_callable_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: 
     (tmp_path / "half_written.py").write_text("def model(:\n")
     with pytest.raises(UserError, match="half_written"):
         load_model("half_written:model", input_size="1x4")
+
+
+def test_an_image_that_no_memory_holds_is_one_error() -> None:
+    loaded = load_model("edgevit_xxs", input_size="3200000x3200000")
+    with pytest.raises(UserError, match="1x3x3200000x3200000 is too large for this machine's memory"):
+        loaded.capture()
+
+
+def test_code_that_exits_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exits_early.py").write_text("import sys\nsys.exit('usage: train.py')\n")
+    (tmp_path / "exits_late.py").write_text(
+        "import sys, torch\ndef model(): sys.exit(3)\n"
+        "class Model(torch.nn.Module):\n    def forward(self, x): sys.exit()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UserError, match=r"cannot be imported: SystemExit: usage: train\.py"):
+        load_model("exits_early:model", input_size="1x4")
+    with pytest.raises(UserError, match=r"failed: SystemExit: 3 \(.*exits_late.py, line 2\)"):
+        load_model("exits_late:model", input_size="1x4")
+    with pytest.raises(UserError, match="does not run on an input of 1x4: SystemExit"):
+        load_model("exits_late:Model", input_size="1x4")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_other_than_float32_are_answered_with_float(dtype: torch.dtype) -> None:
+    with pytest.raises(UserError, match="does not run") as caught:
+        load_model(tiny().to(dtype), input_size=TINY_SIZE)
+    assert ".float()" in caught.value.fix
 
 
 def test_a_module_in_memory_is_taken_in_evaluation_mode() -> None:
@@ -196,6 +231,45 @@ def test_inputs_other_than_float32_are_refused(tmp_path: Path) -> None:
     path = save(nn.Embedding(4, 2), (torch.tensor([[1, 2]]),), tmp_path / "ids.pt2")
     with pytest.raises(UserError, match="not float32"):
         load_model(str(path))
+
+
+class Paired(nn.Module):
+    def forward(self, pair: Any) -> Tensor:
+        first, second = pair.values() if isinstance(pair, dict) else pair
+        return first + second
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor, *, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Constant(nn.Module):
+    def forward(self) -> Tensor:
+        return torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "keywords"),
+    [
+        (Paired(), ((IMAGE, IMAGE),), {}),
+        (Paired(), ({"a": IMAGE, "b": IMAGE},), {}),
+        (Paired(), ([IMAGE, IMAGE],), {}),
+        (Named(), (IMAGE,), {"y": IMAGE}),
+        (Constant(), (), {}),
+    ],
+)
+def test_inputs_in_containers_are_refused(model: nn.Module, inputs: Any, keywords: Any, tmp_path: Path) -> None:
+    path = save(model, inputs, tmp_path / "m.pt2", kwargs=keywords)
+    with pytest.raises(UserError, match="does not take its inputs as positional tensors") as caught:
+        load_model(str(path))
+    assert "forward(x, y)" in caught.value.fix
+
+
+def test_a_program_that_is_not_in_this_folder_says_where_to_run() -> None:
+    with pytest.raises(UserError, match="there is no exported program 'nothing.pt2'") as caught:
+        load_model("nothing.pt2")
+    assert "run in the folder that it was exported from" in caught.value.fix
 
 
 @pytest.mark.parametrize("content", [b"", b"not a program", b"PK\x03\x04" + b"\0" * 300])

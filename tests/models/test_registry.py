@@ -7,6 +7,7 @@ from torch import nn
 from deploy_kit.errors import UserError
 from deploy_kit.models import create_model, get_architecture, list_models
 from deploy_kit.models.layers import ACTIVATIONS, randomize_
+from deploy_kit.models.registry import within_memory
 
 
 def test_lists_the_models_in_order() -> None:
@@ -55,6 +56,24 @@ def test_takes_a_number_of_classes(classes: int) -> None:
 def test_refuses_no_classes() -> None:
     with pytest.raises(UserError, match="at least one class"):
         create_model("edgevit_xxs", num_classes=0)
+
+
+@pytest.mark.parametrize("classes", [10**12, 10**20])
+def test_refuses_more_classes_than_memory_has_room_for(classes: int) -> None:
+    with pytest.raises(UserError, match=f"with {classes} classes is too large for this machine's memory"):
+        create_model("edgevit_xxs", num_classes=classes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 99999999999999999999])
+def test_refuses_what_is_no_seed(seed: int) -> None:
+    with pytest.raises(UserError, match=f"{seed} is no seed") as error:
+        create_model("edgevit_xxs", seed=seed)
+    assert "2**63" in error.value.fix
+
+
+def test_an_error_that_is_not_of_memory_stays_itself() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), within_memory("it"):
+        raise RuntimeError("a bug")
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_names() -> None:
