@@ -14,7 +14,11 @@ from deploy_kit.graph import LAYOUT_OPS, Graph, argument, aten, is_call, is_geti
 
 
 class Statistics(BaseModel):
-    """Counts of one graph. ``macs`` are of one batch of the example inputs, attention included."""
+    """Counts of one graph.
+
+    ``macs`` are of one batch of the example inputs, attention included; None where an operator is
+    among them whose multiply-accumulates are not counted here.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,7 +26,7 @@ class Statistics(BaseModel):
     layout_operators: int
     largest_rank: int
     parameters: int
-    macs: int
+    macs: int | None
 
     @property
     def operator_count(self) -> int:
@@ -43,8 +47,20 @@ def count(graph: Graph) -> Statistics:
             (node.meta["val"].dim() for node in calls if isinstance(node.meta["val"], torch.Tensor)), default=0
         ),
         parameters=sum(value.numel() for value in parameters.values() if value.is_floating_point()),
-        macs=sum(_macs(node) for node in calls),
+        macs=None if any(node.target in UNCOUNTED for node in calls) else sum(_macs(node) for node in calls),
     )
+
+
+UNCOUNTED = frozenset(
+    {
+        aten.einsum.default,
+        aten.lstm.input,
+        aten.gru.input,
+        aten.rnn_tanh.input,
+        aten.rnn_relu.input,
+        aten.bilinear.default,
+    }
+)
 
 
 def _operator_name(node: fx.Node) -> str:
@@ -62,6 +78,8 @@ def _macs(node: fx.Node) -> int:
         return _size(shape(node)) * _size(shape(node.args[0])[-1:])  # type: ignore[arg-type]
     if is_call(node, aten.addmm.default, aten.baddbmm.default):
         return _size(shape(node)) * _size(shape(node.args[1])[-1:])  # type: ignore[arg-type]
+    if is_call(node, aten.addcmul.default):
+        return _size(shape(node))
     if is_call(node, aten.scaled_dot_product_attention.default):
         queries, keys = shape(node.args[0]), shape(node.args[1])  # type: ignore[arg-type]
         width = _size(queries[-1:]) + _size(shape(node.args[2])[-1:])  # type: ignore[arg-type]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,15 +74,14 @@ def print_note(text: str) -> None:
 
 @contextmanager
 def show_stages() -> Iterator[Stages]:
-    """Stages that are shown as they pass, each with its time."""
-    import sys
+    """Stages that are shown as they pass, each with its time; what models print then goes to standard error."""
 
     from rich.console import Console
 
     from deploy_kit.stages import Stages
 
     console = Console(file=sys.stderr, highlight=False)  # this one, also while a stage silences torch
-    with console.status("") as status:
+    with redirect_stdout(sys.stderr), console.status("") as status:
 
         def ended(stage: StageTime) -> None:
             console.print(f"  {stage.seconds:6.1f} s  {stage.name}", markup=False)

@@ -46,7 +46,7 @@ def command(
             ("layout operators", before.layout_operators, after.layout_operators),
             ("largest tensor rank", before.largest_rank, after.largest_rank),
             ("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
-            ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
+            ("MACs", *(None if cost.macs is None else f"{cost.macs:,}" for cost in (before, after))),
         ],
     )
     names = sorted({*before.operators, *after.operators}, key=lambda name: -before.operators.get(name, 0))

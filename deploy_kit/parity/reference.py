@@ -30,21 +30,46 @@ def compute_references(model: nn.Module, cases: Sequence[Case]) -> list[Referenc
         model: the module as it was given, before capture and fusion; it is not changed.
 
     Raises:
-        ExportError: the model does not run in float64, or returns something else than tensors.
+        ExportError: the model does not run in float64, returns something else than finite tensors, or
+            something else each time.
     """
-    single = copy.deepcopy(model).eval()
-    double = in_float64(model)
+    single, double = copy.deepcopy(model).eval(), in_float64(model)
     references = []
     for case in cases:
-        try:
-            exact = run_module(double, tuple(x.double() for x in case.inputs))
-        except RuntimeError as error:
+        eager = _run(single, case.inputs, "the model does not run", "mend its forward()")
+        exact = _run(
+            double,
+            tuple(x.double() for x in case.inputs),
+            "the model does not run in float64, so nothing can be proven",
+            "make tensors in forward() with the dtype of an input (x.new_zeros, dtype=x.dtype)",
+        )
+        if not all(torch.isfinite(output).all() for output in exact):
             raise ExportError(
-                f"the model does not run in float64, so nothing can be proven: {error}",
-                fix="make tensors in forward() with the dtype of an input (x.new_zeros, dtype=x.dtype)",
-            ) from error
-        references.append(Reference(exact, run_module(single, case.inputs)))
+                f"the model returns values that are not finite for {case.name}, so nothing can be proven",
+                fix="check its weights",
+            )
+        references.append(Reference(exact, eager))
+    _refuse_randomness(single, cases[0], references[0])
     return references
+
+
+def _refuse_randomness(model: nn.Module, case: Case, reference: Reference) -> None:
+    again = run_module(model, case.inputs)
+    if any(not torch.equal(first, second) for first, second in zip(reference.eager, again)):
+        raise ExportError(
+            "the model returns something else each time it is run, so nothing can be proven",
+            fix="take the randomness out of its forward(), such as dropout that stays on in evaluation mode",
+        )
+
+
+def _run(module: nn.Module, inputs: tuple[Tensor, ...], problem: str, fix: str) -> list[Tensor]:
+    try:
+        return run_module(module, inputs)
+    except ExportError:
+        raise
+    except Exception as error:  # whatever somebody's forward() raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{problem}: {reason}", fix=fix) from error
 
 
 def in_float64(model: nn.Module) -> nn.Module:
@@ -74,9 +99,9 @@ def one_thread() -> Iterator[None]:
 
 
 def run_module(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The tensors that a module returns, in order, whatever structure they come in."""
+    """The tensors that a module returns, in order, whatever structure they come in; ``inputs`` stay as they are."""
     with torch.no_grad(), one_thread():
-        leaves = pytree.tree_leaves(module(*inputs))
+        leaves = pytree.tree_leaves(module(*(x.clone() for x in inputs)))
     if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise ExportError(
             "the model's outputs are not all tensors", fix="return a tensor, or a tuple or dict of tensors"

@@ -53,7 +53,15 @@ def save(job: dict[str, Any]) -> dict[str, Any]:
         if not backported:
             raise SystemExit(f"this model cannot be written as bytecode version {version}")
         _write(job["target"], backported)
-    return inspect(job)
+    found = inspect(job)
+    return {**found, "calls": _count_calls(module, {name.split(".")[0] for name in found["operators"]})}
+
+
+def _count_calls(module: torch.jit.ScriptModule, kinds: set[str]) -> dict[str, int]:
+    """How often each of the file's operators is called, by name without its overload, most often first."""
+    nodes = module.inlined_graph.findAllNodes
+    counts = {kind: len(nodes(kind, recurse=True)) for kind in sorted(kinds)}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _write(path: str, content: bytes) -> None:
@@ -63,7 +71,7 @@ def _write(path: str, content: bytes) -> None:
 
 
 def inspect(job: dict[str, Any]) -> dict[str, Any]:
-    """Bytecode version and operators of a file, with how often each is called where that is known."""
+    """Bytecode version of a file, and the operators that a build of the runtime needs for it."""
     loaded = _load_for_lite_interpreter(job["target"], map_location="cpu")
     return {
         "torch": torch.__version__,

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from deploy_kit.errors import ExportError
+from deploy_kit.parity.compare import measure_floors
 from deploy_kit.parity.inputs import make_cases, noise, photographs
 from deploy_kit.parity.proof import Proof, judge
-from deploy_kit.parity.reference import compute_references, in_float64
+from deploy_kit.parity.reference import Reference, compute_references, in_float64, run_module
 from deploy_kit.preprocessing import Preprocessing
 from tests.support import TwoInputs, random, tiny
 
@@ -18,8 +19,6 @@ def prove(model: nn.Module, runtime: nn.Module | None = None, shapes: list[tuple
     """The proof of ``runtime``, run in float32, as an artifact of ``model``."""
     cases = make_cases(shapes, Preprocessing.for_input(shapes[0]))
     references = compute_references(model, cases)
-    from deploy_kit.parity.reference import run_module
-
     outputs = [run_module((runtime or model).float(), case.inputs) for case in cases]
     return judge(cases, references, outputs, "eager")
 
@@ -156,3 +155,77 @@ class ReturnsText(nn.Module):
 def test_outputs_that_are_not_tensors_are_refused() -> None:
     with pytest.raises(ExportError, match="not all tensors"):
         compute_references(ReturnsText(), make_cases(SHAPES, None))
+
+
+class Noise(nn.Module):
+    """A model whose float32 is rounding noise: the offset swallows every digit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.mean((2, 3)) + 3e8) - 3e8
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1.0])
+def test_a_model_that_is_rounding_noise_in_float32_approves_nothing(factor: float) -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return factor * x.mean((2, 3))
+
+    proof = prove(Noise(), Wrong())
+    assert not proof.passed
+    assert any("rounding noise" in failure for failure in proof.failures)
+
+
+def test_a_model_that_is_random_is_refused() -> None:
+    class Restless(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.dropout(x.flatten(1), 0.5, training=True)
+
+    with pytest.raises(ExportError, match="something else each time"):
+        prove(Restless())
+
+
+def test_a_model_that_writes_over_its_input_leaves_the_cases_alone() -> None:
+    class Writes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sub_(0.5).div_(0.2).mean((2, 3))
+
+    assert prove(Writes()).passed
+
+
+def test_a_model_that_sleeps_on_noise_is_judged_on_photographs() -> None:
+    class Threshold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x.mean((2, 3)) - 0.4)
+
+    assert prove(Threshold()).passed
+
+
+def test_the_floor_of_a_short_output_is_that_of_its_worst_case() -> None:
+    lucky = Reference([torch.tensor([[1.0]], dtype=torch.float64)], [torch.tensor([[1.0]])])
+    usual = Reference([torch.tensor([[2.0]], dtype=torch.float64)], [torch.tensor([[2.0 + 1e-6]])])
+    alone, together = measure_floors([lucky])[0], measure_floors([lucky, usual])[0]
+    assert together.peak > 4 * alone.peak
+
+
+def test_outputs_that_are_not_floats_are_compared_exactly() -> None:
+    class Decision(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = x.mean((2, 3))
+            return y, y > 0, y[:, :0]
+
+    class Other(Decision):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y, positive, empty = super().forward(x)
+            return y, ~positive, empty
+
+    assert prove(Decision()).passed
+    assert not prove(Decision(), Other()).passed
+
+
+def test_values_that_are_not_finite_are_the_models_own_fault() -> None:
+    class Infinite(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) / 0
+
+    with pytest.raises(ExportError, match="not finite"):
+        prove(Infinite())
