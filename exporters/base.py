@@ -62,12 +62,14 @@ class Exported:
 class Ran:
     """Outputs of an artifact for each set of inputs, and the runtime that computed them.
 
-    ``outputs`` is None where nothing here can run the artifact; ``reason`` then says why.
+    ``outputs`` is None where nothing here can run the artifact; ``reason`` then says why, and ``source`` holds
+    the outputs of the file that the artifact was made from, where that can be run.
     """
 
     outputs: list[list[Tensor]] | None
     verified_by: str
     reason: str | None = None
+    source: Ran | None = None
 
 
 def save_inputs(cases: Sequence[tuple[Tensor, ...]], path: Path) -> None:

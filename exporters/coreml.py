@@ -24,7 +24,7 @@ from deploy_kit.exporters.mil.package import load_package, quiet
 from deploy_kit.exporters.mil.ranges import Kept, RangeAudit
 from deploy_kit.exporters.mil.translations import exact_pipeline, register_translations
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import Choice
+from deploy_kit.fusion.policy import Choice, folds
 from deploy_kit.graph import Graph
 from deploy_kit.parity.inputs import make_cases
 from deploy_kit.preprocessing import Preprocessing
@@ -37,21 +37,7 @@ INSTALL = "pip install 'deploy-kit[coreml]'"
 LOW_DB = 40.0
 """The user is told when fp16 is further from float32 than this."""
 
-EXACT = "exact, and one operator or one pass over the data less; not measured on a device"
-
-FOLDS = (
-    Choice("constant_folding", EXACT),
-    Choice("batch_norm_into_producer", EXACT),
-    Choice("batch_norm_into_consumer", EXACT),
-    Choice("batch_norm_into_classifier", EXACT),
-    Choice("identity_into_depthwise", EXACT),
-    Choice("attention_scale_into_query", EXACT),
-    Choice("average_pool_to_slice", EXACT),
-    Choice("slice_before_layer_norm", EXACT),
-    Choice("slice_into_pointwise_conv", EXACT),
-    Choice("layer_norm_affine_into_linear", EXACT),
-    Choice("compose_permutations", EXACT),
-)
+FOLDS = folds("exact, and one operator or one pass over the data less; not measured on a device")
 DECOMPOSE = Choice(
     "decompose_attention", "MIL has scaled_dot_product_attention from iOS 18 on; before it, the scale can be folded"
 )

@@ -23,6 +23,7 @@ from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Mode
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
     from deploy_kit.errors import DeployKitError
+    from deploy_kit.parity.proof import Proof
     from deploy_kit.sources import LoadedModel
     from deploy_kit.stages import Stages
 
@@ -85,6 +86,9 @@ def command(
         bool | None, typer.Option("--bundle-io", help="executorch: also write a program bundled with a test case.")
     ] = None,
     ios: Annotated[int | None, typer.Option(help="coreml: the oldest iOS that loads it, 15 to 18.")] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="tensorrt: the GPUs to build for ahead of time, such as 8.6,8.9.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fuse MODEL, export it to each target, prove each artifact and write its manifest."""
@@ -106,6 +110,7 @@ def command(
         "strict": strict,
         "bundle_io": bundle_io,
         "ios": ios,
+        "compute_capability": compute_capability,
     }
     names = list_targets() if target == [ALL] else target
     options = split_options(names, {name: value for name, value in given.items() if value is not None})
@@ -187,9 +192,18 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         snr_db=proof.snr_db,
         top1_agreement=proof.top1_agreement,
         seconds=_seconds(stages, first),
-        notes=artifact.manifest.notes,
+        notes=[*artifact.manifest.notes, *_notes_on(proof)],
         error=None,
     )
+
+
+def _notes_on(proof: Proof) -> list[str]:
+    """What was proven in the place of an artifact that nothing here can run."""
+    if proof.source is None:
+        return []
+    error = format_error(proof.source.max_relative_error)
+    found = f"what it was made from is proven by {proof.source.verified_by} (largest relative error {error})"
+    return [f"not run: {'; '.join(proof.failures)}; {found}"]
 
 
 def _failure(loaded: LoadedModel, target: str, error: DeployKitError, stages: Stages, first: int) -> ExportResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy_kit.cli.console import format_error, format_number, print_json, print_table, show_stages
+from deploy_kit.cli.console import format_error, format_number, print_json, print_note, print_table, show_stages
 from deploy_kit.cli.parameters import ArtifactPath, Json, Weights
 
 if TYPE_CHECKING:
@@ -42,3 +42,7 @@ def print_proof(proof: Proof) -> None:
             for case in proof.cases
         ],
     )
+    for failure in proof.failures:
+        print_note(failure)
+    if proof.source is not None:
+        print_proof(proof.source)

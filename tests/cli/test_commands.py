@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.exporters import onnx as onnx_target
+from deploy_kit.exporters import onnx_file
 from deploy_kit.exporters.mobile import interpreter
 from deploy_kit.models import create_model
 from tests.cli.support import Ended
@@ -94,7 +95,7 @@ def test_one_failed_target_of_two_does_not_stop_the_other(
     monkeypatch.setattr(interpreter, "_system_pythons", lambda: iter(()))
     worker = tmp_path / "worker.py"
     worker.write_text("raise SystemExit('no kernel')")
-    monkeypatch.setattr(onnx_target, "WORKER", worker)
+    monkeypatch.setattr(onnx_file, "WORKER", worker)
     ended = deploykit(*EXPORT, "-t", "onnx", "-t", "torchscript-lite", "--out", tmp_path, "--json")
     assert ended.code == 1
     failed, ok = ended.json

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deploy_kit.artifact import Artifact
 from deploy_kit.errors import ExportError
 from deploy_kit.exporters import onnx as target
+from deploy_kit.exporters import onnx_file
 from deploy_kit.exporters.onnx import Onnx, check, simplify
 from deploy_kit.sources import load_model
 from tests.support import TINY_SIZE, Bench, TwoInputs, export_to, load_tiny, random, tiny
@@ -158,7 +159,7 @@ def test_a_simplification_is_kept_only_where_it_is_not_slower(
     file = tmp_path / "model.onnx"
     file.write_bytes(tiny_onnx.main_file.read_bytes())
     measured = {"seconds": {"plain": [1.0], "simplified": [seconds]}, "difference": {"plain": 0, "simplified": 0.0}}
-    monkeypatch.setattr(target, "_work", lambda job: measured)
+    monkeypatch.setattr(target, "work", lambda job: measured)
     monkeypatch.setattr(onnxsim, "simplify", lambda file: (onnx.helper.make_model(onnx.GraphProto()), True))
     assert simplify(file, (torch.randn(1, 3, 32, 32),))["kept"] is kept
     assert (file.read_bytes() != tiny_onnx.main_file.read_bytes()) == kept
@@ -185,7 +186,7 @@ def test_a_runtime_that_fails_is_an_error(
 ) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(script)
-    monkeypatch.setattr(target, "WORKER", worker)
+    monkeypatch.setattr(onnx_file, "WORKER", worker)
     with pytest.raises(ExportError, match=f"onnxruntime failed: .*{message}"):
         Onnx().run(tiny_onnx.main_file, [(torch.zeros(1, 3, 32, 32),)], Onnx.options_type(), {})
 
@@ -193,8 +194,8 @@ def test_a_runtime_that_fails_is_an_error(
 def test_a_runtime_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text("import time; time.sleep(60)")
-    monkeypatch.setattr(target, "WORKER", worker)
-    run = target.run_worker
-    monkeypatch.setattr(target, "run_worker", lambda command, job, timeout: run(command, job, timeout=0.5))
+    monkeypatch.setattr(onnx_file, "WORKER", worker)
+    run = onnx_file.run_worker
+    monkeypatch.setattr(onnx_file, "run_worker", lambda command, job, timeout: run(command, job, timeout=0.5))
     with pytest.raises(ExportError, match="still running"):
-        target._work({"do": "run"})
+        onnx_file.work({"do": "run"})
