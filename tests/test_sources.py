@@ -267,7 +267,7 @@ def test_inputs_in_containers_are_refused(model: nn.Module, inputs: Any, keyword
 
 
 def test_a_program_that_is_not_in_this_folder_says_where_to_run() -> None:
-    with pytest.raises(UserError, match="there is no exported program 'nothing.pt2'") as caught:
+    with pytest.raises(UserError, match=r"there is no exported program 'nothing\.pt2'") as caught:
         load_model("nothing.pt2")
     assert "run in the folder that it was exported from" in caught.value.fix
 
