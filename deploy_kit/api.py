@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
 from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
@@ -21,9 +22,10 @@ from deploy_kit.fusion import Rewrite, fuse_graph
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
 from deploy_kit.outcome import Outcome
+from deploy_kit.parity.compare import LIMITS
 from deploy_kit.parity.inputs import make_cases
 from deploy_kit.parity.locate import locate
-from deploy_kit.parity.proof import Proof, judge, unverified
+from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
 from deploy_kit.parity.reference import compute_references
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
@@ -166,8 +168,11 @@ def prove(
     with stages.stage("compute the float64 reference"):
         cases = make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
         references = compute_references(loaded.module, cases)
-    with stages.stage("prove"):
         precision = exporter.precision(options)
+        reason = unprovable(references, LIMITS[precision])
+        if reason is not None:
+            raise ExportError(f"nothing can be proven: {reason}")
+    with stages.stage("prove"):
         ran = exporter.run(file, [case.inputs for case in cases], options, details)
         if ran.outputs is not None:
             return judge(cases, references, ran.outputs, ran.verified_by, precision)
@@ -284,7 +289,7 @@ def _load(model: str | nn.Module | LoadedModel, stages: Stages) -> LoadedModel:
 def _tensor_records(graph: Graph, op: str, name: str, *, free_batch: bool) -> list[TensorRecord]:
     nodes = [node for node in graph.nodes if node.op == op]
     if op == "output":
-        nodes = nodes[0].all_input_nodes
+        nodes = tree_leaves(nodes[0].args)
     values = [node.meta["val"] for node in nodes]
     return [
         TensorRecord(

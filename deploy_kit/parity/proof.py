@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from deploy_kit.parity.compare import LIMITS, Comparison, Limits, Precision, compare
+from deploy_kit.parity.compare import LIMITS, Comparison, Limits, Precision, compare, eager_snr_db, measure_floors
 from deploy_kit.parity.inputs import Case
 from deploy_kit.parity.reference import Reference
 
@@ -71,16 +71,15 @@ def judge(
 ) -> Proof:
     """Compare an artifact's outputs with the references, case by case, by the limits of its precision."""
     limits = LIMITS[precision]
+    floors = measure_floors(references)
     comparisons = [
-        compare(case.name, case.kind, got, reference) for case, reference, got in zip(cases, references, outputs)
+        compare(case.name, case.kind, got, reference, floors)
+        for case, reference, got in zip(cases, references, outputs)
     ]
     failures = [failure for comparison in comparisons if (failure := comparison.failure(limits))]
     if len(outputs) != len(cases):
         failures.append(f"{len(outputs)} results for {len(cases)} cases")
-    if not _depends_on_input(references):
-        failures.append(
-            "the model's outputs do not depend on its inputs, so agreement proves nothing; load its weights"
-        )
+    failures += [reason] if (reason := unprovable(references, limits)) else []
     proof = Proof(
         passed=not failures,
         verified_by=verified_by,
@@ -110,9 +109,32 @@ def unverified(verified_by: str, precision: Precision, reason: str | None, sourc
     )
 
 
+def unprovable(references: Sequence[Reference], limits: Limits) -> str | None:
+    """Why no artifact of a model can be proven, whatever it returns; None where one can."""
+    if not _depends_on_input(references):
+        return "the model's outputs do not depend on its inputs, so agreement proves nothing; load its weights"
+    snr_db = min(eager_snr_db(reference) for reference in references)
+    if limits.snr_db is not None and snr_db < limits.snr_db:
+        return (
+            f"the model's own float32 is only {snr_db:.0f} dB from its float64, under the {limits.snr_db:g} dB "
+            "that a proof needs: its result is rounding noise"
+        )
+    return None
+
+
 def _depends_on_input(references: Sequence[Reference]) -> bool:
-    """Whether float32 can tell the first two cases apart by some output."""
-    if len(references) < 2:
-        return False
-    pairs = zip(references[0].exact, references[1].exact)
-    return any(((a - b).abs().max() > 1e-4 * a.abs().max()).item() for a, b in pairs if a.shape == b.shape)
+    """Whether float32 can tell two cases apart by some output."""
+    first = references[0].exact
+    return any(
+        a.shape == b.shape and a.numel() > 0 and ((a - b).abs().max() > 1e-4 * max(_largest(a), _largest(b))).item()
+        for other in references[1:]
+        for a, b in zip(_wide(first), _wide(other.exact))
+    )
+
+
+def _wide(outputs: list[Tensor]) -> list[Tensor]:
+    return [output if output.is_complex() else output.double() for output in outputs]
+
+
+def _largest(values: Tensor) -> float:
+    return values.abs().max().item()
