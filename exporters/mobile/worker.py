@@ -57,7 +57,7 @@ def save(job: dict[str, Any]) -> dict[str, Any]:
     return {**found, "calls": _count_calls(module, {name.split(".")[0] for name in found["operators"]})}
 
 
-def _count_calls(module: torch.jit.ScriptModule, kinds: set[str]) -> dict[str, int]:
+def _count_calls(module: Any, kinds: set[str]) -> dict[str, int]:
     """How often each of the file's operators is called, by name without its overload, most often first."""
     nodes = module.inlined_graph.findAllNodes
     counts = {kind: len(nodes(kind, recurse=True)) for kind in sorted(kinds)}
