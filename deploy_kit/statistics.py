@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import fx
 
 from deploy_kit.fusion.linear_ops import CONVOLUTIONS, LINEAR, TRANSPOSED_CONVOLUTIONS
-from deploy_kit.graph import LAYOUT_OPS, Graph, argument, aten, is_call, is_getitem, shape
+from deploy_kit.graph import LAYOUT_OPS, Graph, argument, aten, is_call, is_getitem, operand, shape
 
 
 class Statistics(BaseModel):
@@ -73,15 +73,15 @@ def _macs(node: fx.Node) -> int:
         return _size(shape(node)) * math.prod(weight.shape[1:])
     if is_call(node, *TRANSPOSED_CONVOLUTIONS):
         weight = argument(node, "weight").meta["val"]
-        return _size(shape(node.args[0])) * math.prod(weight.shape[1:])  # type: ignore[arg-type]
+        return _size(shape(operand(node))) * math.prod(weight.shape[1:])
     if is_call(node, aten.matmul.default, aten.bmm.default, aten.mm.default):
-        return _size(shape(node)) * _size(shape(node.args[0])[-1:])  # type: ignore[arg-type]
+        return _size(shape(node)) * _size(shape(operand(node))[-1:])
     if is_call(node, aten.addmm.default, aten.baddbmm.default):
-        return _size(shape(node)) * _size(shape(node.args[1])[-1:])  # type: ignore[arg-type]
+        return _size(shape(node)) * _size(shape(operand(node, 1))[-1:])
     if is_call(node, aten.addcmul.default):
         return _size(shape(node))
     if is_call(node, aten.scaled_dot_product_attention.default):
-        queries, keys = shape(node.args[0]), shape(node.args[1])  # type: ignore[arg-type]
+        queries, keys = shape(operand(node)), shape(operand(node, 1))
         width = _size(queries[-1:]) + _size(shape(node.args[2])[-1:])  # type: ignore[arg-type]
         return _size(queries[:-1]) * _size(keys[-2:-1]) * width
     return 0

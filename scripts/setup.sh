@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "error: deploykit needs Python 3.11 or newer; $python is $("$python" --version)" >&2
-    echo "  fix: install one and name it, such as: make PYTHON=python3.12 $*" >&2
+    echo "  fix: install one and name it, such as: make PYTHON=python3.12 test" >&2
     exit 1
 }
 

@@ -13,7 +13,7 @@ from deploy_kit.fusion.linear_ops import (
     set_weight_and_bias,
     weight_and_bias,
 )
-from deploy_kit.graph import Graph, aten, is_call, is_getitem, is_view, only_user, shape
+from deploy_kit.graph import Graph, aten, is_call, is_getitem, is_view, only_user, operand, shape
 
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
@@ -54,7 +54,7 @@ def _scale_features(graph: Graph, tensor: fx.Node, user: fx.Node, factor: float)
     """Scale what ``user`` reads as ``tensor`` at its source; False where that cannot be done alone."""
     source = tensor
     while is_view(source):
-        source = source.args[0]  # type: ignore[assignment]
+        source = operand(source)
     constants = weight_and_bias(graph, source) if is_call(source, *CONVOLUTIONS, LINEAR) else None
     if constants is None:
         return False

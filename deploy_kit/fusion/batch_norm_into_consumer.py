@@ -7,7 +7,7 @@ from torch import fx
 from deploy_kit.fusion.batch_norm import as_affine
 from deploy_kit.fusion.channels import channel_uses
 from deploy_kit.fusion.sink_affine import accepts_affine, sink_affine
-from deploy_kit.graph import Graph, aten, module_path
+from deploy_kit.graph import Graph, aten, module_path, operand
 
 
 def batch_norm_into_consumer(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -29,6 +29,6 @@ def fold_norms_forward(graph: Graph, *, through_mean: bool) -> list[tuple[fx.Nod
             continue
         for use in uses:
             sink_affine(graph, use, affine)
-        graph.replace(norm, norm.args[0])  # type: ignore[arg-type]
+        graph.replace(norm, operand(norm))
         changes.append((norm, "folded into " + ", ".join(module_path(use.consumer) or "the model" for use in uses)))
     return changes

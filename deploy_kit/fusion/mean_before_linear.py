@@ -38,7 +38,7 @@ def mean_before_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
 def _is_linear(node: object, mean: fx.Node) -> bool:
     if not is_call(node, aten.linear.default):
         return False
-    dims = rank(mean.args[0])  # type: ignore[arg-type]
+    dims = rank(operand(mean))
     return dims - 1 not in {axis % dims for axis in argument(mean, "dim")}
 
 
@@ -52,5 +52,5 @@ def _average(graph: Graph, x: fx.Node, mean: fx.Node) -> fx.Node:
 
 def _behind(graph: Graph, linear: fx.Node, mean: fx.Node) -> fx.Node:
     """``linear(mean(x))`` for ``mean(linear(x))``."""
-    averaged = _average(graph, linear.args[0], mean)  # type: ignore[arg-type]
+    averaged = _average(graph, operand(linear), mean)
     return graph.call(aten.linear.default, averaged, *linear.args[1:], before=mean, like=linear)

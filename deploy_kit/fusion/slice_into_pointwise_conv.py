@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from deploy_kit.fusion.linear_ops import is_pointwise
-from deploy_kit.graph import Graph, argument, aten, is_call, only_user, rank, set_argument, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, set_argument, shape
 
 
 def slice_into_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -34,6 +34,6 @@ def slice_into_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
 
 def _starts_and_ends_with_the_image(cut: fx.Node) -> bool:
     axis = argument(cut, "dim") % rank(cut)
-    whole = shape(cut.args[0])[axis]  # type: ignore[arg-type]
+    whole = shape(operand(cut))[axis]
     start, end = argument(cut, "start"), argument(cut, "end")
     return axis >= rank(cut) - 2 and start in (None, 0) and (end is None or end >= whole)

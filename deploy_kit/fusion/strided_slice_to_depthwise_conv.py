@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from deploy_kit.graph import Graph, argument, aten, is_call, only_user, rank, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, shape
 
 TO_IMAGE, TO_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]
 
@@ -25,7 +25,7 @@ def strided_slice_to_depthwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
         while _is_strided(x) and (x is last or only_user(x) is not None):
             axis = argument(x, "dim") % rank(x)
             steps[axis] = steps.get(axis, 1) * argument(x, "step")
-            x = x.args[0]  # type: ignore[assignment]
+            x = operand(x)
         channels = next((axis for axis in (1, 3) if axis not in steps), None)
         if 0 in steps or channels is None or not isinstance(shape(x)[channels], int):
             continue
@@ -47,7 +47,7 @@ def _is_strided(node: fx.Node | None) -> bool:
         return False
     assert node is not None
     start, end = argument(node, "start"), argument(node, "end")
-    whole = shape(node.args[0])[argument(node, "dim") % rank(node)]  # type: ignore[arg-type]
+    whole = shape(operand(node))[argument(node, "dim") % rank(node)]
     covers = end is None or (isinstance(whole, int) and end >= whole) or end == 2**63 - 1
     floating = node.meta["val"].is_floating_point()
     return rank(node) == 4 and floating and argument(node, "step") > 1 and start in (None, 0) and covers

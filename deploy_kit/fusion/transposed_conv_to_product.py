@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from deploy_kit.fusion.linear_ops import weight_and_bias
-from deploy_kit.graph import Graph, argument, aten, shape
+from deploy_kit.graph import Graph, argument, aten, operand, shape
 
 
 def transposed_conv_to_product(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -23,7 +23,7 @@ def transposed_conv_to_product(graph: Graph) -> list[tuple[fx.Node, str]]:
         weight, bias = constants
         dtype = conv.meta["val"].dtype
         rows, columns = weight.shape[2:]
-        channels, height, width = shape(conv.args[0])[1:]  # type: ignore[arg-type]
+        channels, height, width = shape(operand(conv))[1:]
         factors = weight[:, 0].permute(1, 2, 0).reshape(1, rows, 1, columns, channels)
         kernel = graph.add_constant(factors.to(dtype), f"{conv.name}_kernel", conv)
         shift = graph.add_constant(bias.to(dtype), f"{conv.name}_bias", conv)
@@ -40,7 +40,7 @@ def _is_spread(conv: fx.Node, weight: Tensor) -> bool:
     """Whether each input element alone makes a block of the output, with a filter a channel."""
     kernel = list(weight.shape[2:])
     stride = list(argument(conv, "stride"))
-    sizes = shape(conv.args[0])  # type: ignore[arg-type]
+    sizes = shape(operand(conv))
     return (
         weight.shape[1] == 1
         and argument(conv, "groups") == weight.shape[0]
