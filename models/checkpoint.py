@@ -45,7 +45,9 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
 def read_state_dict(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint file without running any code that it may hold; `UserError` where it cannot."""
     if not path.is_file():
-        raise UserError(f"there is no checkpoint file {str(path)!r}")
+        raise UserError(
+            f"there is no checkpoint file {str(path)!r}", fix="check the path; it is read from {Path.cwd()}"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
