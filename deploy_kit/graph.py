@@ -1,4 +1,8 @@
-"""The one IR: an ATen graph from ``torch.export``, with the few edits and questions that passes need."""
+"""The one IR: an ATen graph from ``torch.export``, with the few edits and questions that passes need.
+
+torch.fx types a node's target and arguments as a union of everything they may be. `operand` and `argument`
+narrow the arguments; a ``type: ignore`` beside a ``target``, here and in passes, is for that union.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _macs(node: fx.Node) -> int:
         return _size(shape(node))
     if is_call(node, aten.scaled_dot_product_attention.default):
         queries, keys = shape(operand(node)), shape(operand(node, 1))
-        width = _size(queries[-1:]) + _size(shape(node.args[2])[-1:])  # type: ignore[arg-type]
+        width = _size(queries[-1:]) + _size(shape(operand(node, 2))[-1:])
         return _size(queries[:-1]) * _size(keys[-2:-1]) * width
     return 0
 

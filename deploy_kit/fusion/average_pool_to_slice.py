@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from deploy_kit.graph import Graph, argument, aten, rank
+from deploy_kit.graph import Graph, argument, aten, operand, rank
 
 LAST = 2**63 - 1
 
@@ -21,11 +21,11 @@ def average_pool_to_slice(graph: Graph) -> list[tuple[fx.Node, str]]:
         stride = argument(pool, "stride") or kernel
         if set(kernel) != {1} or argument(pool, "divisor_override") not in (None, 1):
             continue
-        sliced = pool.args[0]
+        sliced = operand(pool)
         steps = stride if len(stride) == 2 else [stride[0], stride[0]]
         for axis, step in zip((rank(pool) - 2, rank(pool) - 1), steps):
             if step > 1:
                 sliced = graph.call(aten.slice.Tensor, sliced, axis, 0, LAST, step, before=pool)
-        graph.replace(pool, sliced)  # type: ignore[arg-type]
+        graph.replace(pool, sliced)
         changes.append((pool, f"average of one element, stride {steps}, is a slice"))
     return changes

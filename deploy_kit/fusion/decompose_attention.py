@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from deploy_kit.graph import Graph, argument, aten, shape
+from deploy_kit.graph import Graph, argument, aten, operand, shape
 
 
 def decompose_attention(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -19,12 +19,12 @@ def decompose_attention(graph: Graph) -> list[tuple[fx.Node, str]]:
     """
     changes = []
     for node in graph.calls(aten.scaled_dot_product_attention.default):
-        q, k, v = node.args[:3]
+        q, k, v = (operand(node, index) for index in range(3))
         if argument(node, "dropout_p") or argument(node, "enable_gqa"):
             continue
         scale = argument(node, "scale")
-        scale = 1 / math.sqrt(shape(q)[-1]) if scale is None else scale  # type: ignore[arg-type]
-        if argument(node, "is_causal") and not all(isinstance(shape(x)[-2], int) for x in (q, k)):  # type: ignore[arg-type]
+        scale = 1 / math.sqrt(shape(q)[-1]) if scale is None else scale
+        if argument(node, "is_causal") and not all(isinstance(shape(x)[-2], int) for x in (q, k)):
             continue
         mask = _additive_mask(graph, node)
         keys = graph.call(aten.transpose.int, k, -2, -1, before=node)
@@ -47,7 +47,7 @@ def _additive_mask(graph: Graph, node: fx.Node) -> fx.Node | None:
     """What an attention call adds to its scores; None where it adds nothing."""
     mask = argument(node, "attn_mask")
     if argument(node, "is_causal"):
-        rows, columns = (shape(x)[-2] for x in node.args[:2])  # type: ignore[arg-type]
+        rows, columns = (shape(operand(node, index))[-2] for index in (0, 1))
         return _constant(graph, node, _minus_infinity_outside(torch.ones(rows, columns).tril() == 1), "causal_mask")
     if mask is None or mask.meta["val"].dtype != torch.bool:
         return mask

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from deploy_kit.fusion.linear_ops import LINEAR_OPS
-from deploy_kit.graph import Graph, argument, aten, is_call, is_view, only_user, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, is_view, only_user, operand, shape
 
 UNARY = {
     aten.gelu.default: aten.gelu_.default,
@@ -30,7 +30,7 @@ def elementwise_in_place(graph: Graph) -> list[tuple[fx.Node, str]]:
     """
     changes = []
     for node in graph.calls(*UNARY):
-        x = node.args[0]
+        x = operand(node)
         if _fits(x, node):
             replacement = graph.call(UNARY[node.target], *node.args, before=node, like=node, **node.kwargs)  # type: ignore
             graph.replace(node, replacement)
@@ -52,8 +52,8 @@ def _fits(x: Any, result: fx.Node) -> bool:
     return _is_private(x) and shape(x) == shape(result) and x.meta["val"].dtype == result.meta["val"].dtype
 
 
-def _is_private(x: object) -> bool:
+def _is_private(x: fx.Node) -> bool:
     """Whether ``x`` is, behind views that are used once each, a layer's output that is used once."""
-    while is_view(x) and not is_call(x, aten.expand.default) and only_user(x) is not None:  # type: ignore[arg-type]
-        x = x.args[0]  # type: ignore[attr-defined]
-    return is_call(x, *FRESH) and only_user(x) is not None and isinstance(x.meta["val"], torch.Tensor)  # type: ignore
+    while is_view(x) and not is_call(x, aten.expand.default) and only_user(x) is not None:
+        x = operand(x)
+    return is_call(x, *FRESH) and only_user(x) is not None and isinstance(x.meta["val"], torch.Tensor)

@@ -98,7 +98,7 @@ def _elementwise(graph: Graph, node: fx.Node, order: list[int]) -> fx.Node:
 
 
 def _average(graph: Graph, node: fx.Node, order: list[int]) -> fx.Node:
-    x = node.args[0].args[0]  # type: ignore[union-attr]
+    x = operand(operand(node))
     dims = rank(operand(node))
     averaged = [order[axis % dims] for axis in argument(node, "dim")]
     keepdim = argument(node, "keepdim")

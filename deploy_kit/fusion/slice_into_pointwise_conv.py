@@ -20,11 +20,10 @@ def slice_into_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:
             continue
         stride = list(argument(conv, "stride"))
         stride = stride * 2 if len(stride) == 1 else stride
-        x, folded = conv.args[0], False
-        while is_call(x, aten.slice.Tensor) and _starts_and_ends_with_the_image(x) and only_user(x) is not None:  # type: ignore[arg-type]
-            assert isinstance(x, fx.Node)
+        x, folded = operand(conv), False
+        while is_call(x, aten.slice.Tensor) and _starts_and_ends_with_the_image(x) and only_user(x) is not None:
             stride[argument(x, "dim") % rank(x) - rank(x) + 2] *= argument(x, "step")
-            x, folded = x.args[0], True
+            x, folded = operand(x), True
         if folded:
             conv.args = (x, *conv.args[1:])
             set_argument(conv, "stride", stride)
