@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,11 +59,13 @@ class Graph:
 
     Every node that makes a tensor carries ``meta["val"]``, a fake tensor with its shape and dtype;
     the edits below keep that true. Constants (parameters and buffers) are ``get_attr`` nodes.
+    ``calibration`` holds inputs from the model's own domain, to measure the ranges of values on; it may be empty.
     """
 
     module: fx.GraphModule
     example_inputs: tuple[Tensor, ...]
     dynamic_batch: bool = False
+    calibration: tuple[tuple[Tensor, ...], ...] = ()
 
     @property
     def nodes(self) -> fx.graph._node_list:
@@ -75,7 +77,7 @@ class Graph:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own, about how it copies an output's structure
             module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
-        return Graph(module, self.example_inputs, self.dynamic_batch)
+        return replace(self, module=module)
 
     def calls(self, *ops: OpOverload | HigherOrderOperator) -> Iterator[fx.Node]:
         """The nodes that call one of ``ops``, in order of execution."""
