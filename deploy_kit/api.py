@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
+from deploy_kit.calibration import Calibration, load_calibration
 from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Exported, Exporter, Options
@@ -23,10 +24,11 @@ from deploy_kit.graph import Graph
 from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import LIMITS
-from deploy_kit.parity.inputs import make_cases
+from deploy_kit.parity.inputs import Case, make_cases
 from deploy_kit.parity.locate import locate
 from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
 from deploy_kit.parity.reference import compute_references
+from deploy_kit.precision import Lowered
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
 from deploy_kit.statistics import count
@@ -134,18 +136,24 @@ def artifact_folder(loaded: LoadedModel, target: str, out: str | Path | None = N
 
 def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Path, stages: Stages) -> Manifest:
     fused = _fuse(loaded, exporter, options, stages)
-    exported = exporter.export(fused.after, folder, options, stages)
-    proof = prove(loaded, exporter, folder / exported.main_file, options, exported.details, stages)
-    if proof.verified and not proof.passed:
+    lowered = _lower(loaded, fused.after, exporter, options, stages)
+    exported = exporter.export(lowered.graph, folder, options, stages)
+    details = {**exported.details, **lowered.details}
+    proof = prove(loaded, exporter, folder / exported.main_file, options, details, stages)
+    outcome = _outcome(proof, exported)
+    if outcome == Outcome.MISMATCH and proof.precision == "fp32":
         with stages.stage("find where it diverges"):
             proof = proof.model_copy(update={"diverges_at": locate(loaded, fused.after, exporter, options)})
+    if outcome == Outcome.LOSSY and lowered.explain is not None:
+        with stages.stage("find the modules that lose most"):
+            details["losses"] = [asdict(loss) for loss in lowered.explain()]
     batch = exporter.dynamic_batch(options)
     toolchain = {"deploykit": version("deploy-kit"), "python": platform.python_version(), **exported.toolchain}
     return Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         toolchain=toolchain,
         target=exporter.name,
-        outcome=_outcome(proof, exported),
+        outcome=outcome,
         options=options.model_dump(mode="json"),
         model=loaded.record,
         inputs=_tensor_records(fused.after, "placeholder", "input", free_batch=batch),
@@ -153,12 +161,33 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
         preprocessing=loaded.preprocessing,
         fusion=fused.record,
         operators=exported.operators,
-        details=exported.details,
-        notes=exported.notes,
+        details=details,
+        notes=[*exported.notes, *lowered.notes],
         main_file=exported.main_file,
         files=describe_files(folder),
         proof=proof,
     )
+
+
+def _lower(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Options, stages: Stages) -> Lowered:
+    """The graph with calibration inputs, where a precision needs them, and in that precision."""
+    if exporter.precision(options) == "fp32":
+        return exporter.lower(graph, options)
+    with stages.stage("measure ranges and reduce the precision"):
+        calibration = _calibration(loaded, options)
+        lowered = exporter.lower(replace(graph, calibration=calibration.inputs), options)
+        return replace(lowered, details={"calibration": calibration.description, **lowered.details})
+
+
+def _calibration(loaded: LoadedModel, options: Options) -> Calibration:
+    return load_calibration(loaded.input_shapes, loaded.preprocessing, getattr(options, "calibration", None))
+
+
+def _cases(loaded: LoadedModel, exporter: Exporter, options: Options) -> list[Case]:
+    """What to prove an artifact on. Noise is outside of the ranges that int8 was calibrated for."""
+    if exporter.precision(options) == "int8":
+        return _calibration(loaded, options).cases
+    return make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
 
 
 def prove(
@@ -166,7 +195,7 @@ def prove(
 ) -> Proof:
     """Compare an artifact's file, run by its runtime, with float64 of the original model."""
     with stages.stage("compute the float64 reference"):
-        cases = make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
+        cases = _cases(loaded, exporter, options)
         references = compute_references(loaded.module, cases)
         precision = exporter.precision(options)
         reason = unprovable(references, LIMITS[precision])
@@ -194,10 +223,14 @@ def _outcome(proof: Proof, exported: Exported) -> Outcome:
 def _proof_error(manifest: Manifest) -> ProofError:
     proof = manifest.proof
     if manifest.outcome == Outcome.LOSSY:
+        losses = manifest.details.get("losses", [])[:5]
+        worst = ", ".join(f"{loss['module']} ({loss['snr_db']:.1f} dB alone)" for loss in losses)
+        where = f"; these modules lose most: {worst}" if worst else ""
+        keep = f"keep modules with --keep-fp32 {losses[0]['module']}, let --auto-mixed choose them, " if losses else ""
         return ProofError(
             f"the {manifest.target} artifact of {manifest.model.name} loses more than {proof.precision} may "
-            f"({proof.verified_by}): {'; '.join(proof.failures)}",
-            fix="export it in a higher --precision, or take it as it is with --allow-lossy",
+            f"({proof.verified_by}): {'; '.join(proof.failures)}{where}",
+            fix=f"{keep}export it in a higher --precision, or take it as it is with --allow-lossy",
             outcome=Outcome.LOSSY,
         )
     where = f"; it diverges at {proof.diverges_at}" if proof.diverges_at else ""

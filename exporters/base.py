@@ -16,6 +16,7 @@ from torch import Tensor
 from deploy_kit.fusion import Policy
 from deploy_kit.graph import Graph
 from deploy_kit.parity.compare import Precision
+from deploy_kit.precision import Lowered
 from deploy_kit.stages import Stages
 
 UNVERIFIED = "nothing here, emitted only"
@@ -26,6 +27,19 @@ class Options(BaseModel):
     """What a user may choose of a target; each exporter extends it, and unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrecisionOptions(Options):
+    """Of a target that computes in fp16 or int8 as well.
+
+    ``calibration`` is a folder of images to measure ranges on (None is two photographs); the modules in
+    ``keep_fp32`` stay in float32, and with ``auto_mixed`` the fewest others that int8 needs to keep its limits.
+    """
+
+    precision: Precision = "fp32"
+    calibration: Path | None = None
+    keep_fp32: tuple[str, ...] = ()
+    auto_mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,10 @@ class Exporter(ABC):
     def precision(self, options: Any) -> Precision:
         """What the artifact computes in, which decides the limits of its proof."""
         return getattr(options, "precision", "fp32")
+
+    def lower(self, graph: Graph, options: Any) -> Lowered:
+        """The fused graph in the precision of the artifact; in float32 for a target that reduces it on its own."""
+        return Lowered(graph)
 
     @abstractmethod
     def export(self, graph: Graph, folder: Path, options: Any, stages: Stages) -> Exported:

@@ -65,11 +65,25 @@ def command(
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8, of the targets that offer it; none is the target's default.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A folder of images to measure the ranges of int8 and fp16 on; none is two photographs."),
+    ] = None,
+    keep_fp32: Annotated[
+        list[str] | None, typer.Option(help="A module that stays in float32, with all inside of it; repeat for more.")
+    ] = None,
+    auto_mixed: Annotated[
+        bool | None, typer.Option("--auto-mixed", help="int8: keep the fewest modules in float32 that it needs.")
+    ] = None,
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Keep an fp16 or int8 artifact that loses more than its limits.")
     ] = False,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
     dynamic_batch: Annotated[bool | None, typer.Option("--dynamic-batch", help="onnx: leave the batch free.")] = None,
+    ort_format: Annotated[
+        bool | None,
+        typer.Option("--ort-format", help="onnx: also write model.ort for mobile builds, and the operators it needs."),
+    ] = None,
     bytecode_version: Annotated[
         int | None, typer.Option(help="torchscript-lite: 4 to 8; 5 for PyTorch Mobile 1.9, 7 for 1.10 and 1.11.")
     ] = None,
@@ -102,8 +116,12 @@ def command(
 
     given = {
         "precision": precision,
+        "calibration": calibration.resolve() if calibration else None,
+        "keep_fp32": keep_fp32 or None,
+        "auto_mixed": auto_mixed,
         "opset": opset,
         "dynamic_batch": dynamic_batch,
+        "ort_format": ort_format,
         "bytecode_version": bytecode_version,
         "mobile_python": mobile_python,
         "delegate": delegate,
