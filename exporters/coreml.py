@@ -1,41 +1,49 @@
-"""``coreml``: an ``.mlpackage`` for Apple's CoreML, proven without a Mac by a reference interpreter."""
+"""``coreml``: an ``.mlpackage`` for Apple's CoreML, proven by CoreML on a Mac, and elsewhere by an interpreter."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import io
 import sys
 import tempfile
-from collections import Counter
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, fx
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement
-from deploy_kit.exporters.mil.interpreter import operator_types, unknown_operators
-from deploy_kit.exporters.mil.package import load_package, quiet
-from deploy_kit.exporters.mil.ranges import Kept, RangeAudit
-from deploy_kit.exporters.mil.translations import exact_pipeline, register_translations
+from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement, save_inputs
+from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind
+from deploy_kit.exporters.coreml_device import macos_for, notes_on, summarize
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice, folds
 from deploy_kit.graph import Graph
+from deploy_kit.outcome import Outcome
+from deploy_kit.parity.compare import Precision
 from deploy_kit.parity.inputs import make_cases
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
 
 FILE = "model.mlpackage"
+WORKER = Path(__file__).with_name("coreml_worker.py")
 INSTALL = "pip install 'deploy-kit[coreml]'"
+CONVERSION_LIMIT, RUNNING_LIMIT = 1800, 600
+"""Seconds until a worker is ended; palettes of a large model take minutes to find."""
 
-LOW_DB = 40.0
-"""The user is told when fp16 is further from float32 than this."""
+STARTED = {
+    "convert": Outcome.EXPORT_FAILED,
+    "run": Outcome.LOAD_FAILED,
+    "predict": Outcome.LOAD_FAILED,
+    "plan": Outcome.LOAD_FAILED,
+}
+"""What each job's failure is before its first step."""
 
 FOLDS = folds("exact, and one operator or one pass over the data less; not measured on a device")
 DECOMPOSE = Choice(
@@ -46,15 +54,24 @@ DECOMPOSE = Choice(
 class CoreMLOptions(Options):
     """``ios`` is the oldest system that has to load the model; ``precision`` what it computes in.
 
-    fp16 is CoreML's own default: the Neural Engine computes in nothing else.
+    fp16 is CoreML's own default: the Neural Engine computes in nothing else. ``compress`` makes the weights smaller,
+    and not what is computed with them: int8, or indices of so many bits into a palette for each tensor.
     """
 
     ios: int = Field(default=15, ge=15, le=18)
     precision: Literal["fp32", "fp16"] = "fp16"
+    compress: Kind | None = None
+
+    @field_validator("compress")
+    @classmethod
+    def _is_in_mil(cls, kind: Kind | None, given: ValidationInfo) -> Kind | None:
+        if kind is not None and given.data.get("ios", LEAST_IOS) < LEAST_IOS:
+            raise PydanticCustomError("ios", f"CoreML loads compressed weights from iOS {LEAST_IOS} on: add --ios 16")
+        return kind
 
 
 class CoreML(Exporter):
-    """Convert with coremltools, and prove the saved package in the MIL reference interpreter."""
+    """Convert with coremltools, and prove the saved package: in CoreML on a Mac, elsewhere in our interpreter."""
 
     name: ClassVar[str] = "coreml"
     summary: ClassVar[str] = "CoreML (.mlpackage), for iPhone, iPad and Mac"
@@ -70,31 +87,47 @@ class CoreML(Exporter):
     def policy(self, options: CoreMLOptions) -> Policy:
         return Policy(FOLDS if options.ios >= 18 else (DECOMPOSE, *FOLDS))
 
+    def precision(self, options: CoreMLOptions) -> Precision:
+        return options.precision if options.compress is None else "int8"
+
     def export(self, graph: Graph, folder: Path, options: CoreMLOptions, stages: Stages) -> Exported:
-        import_coremltools()
+        require_coremltools()
         distinct, order = distinct_outputs(graph)
-        details: dict[str, Any] = {"output_order": order}
-        notes: list[str] = []
-        if options.precision == "fp16":
-            with stages.stage("audit the range of fp16 and convert to CoreML"):
-                function, mixed = convert_fp16(distinct, folder / FILE, options.ios)
-            details["fp16"] = mixed.details()
-            notes += mixed.notes()
-        else:
-            with stages.stage("convert to CoreML"):
-                convert(distinct, folder / FILE, options.ios, None)
-            with stages.stage("read the package back"):
-                function = load_package(folder / FILE)
-        unknown = unknown_operators(function)
-        details["unknown_operators"] = unknown
-        if unknown:
-            notes.append(f"not verified: the reference interpreter does not know {', '.join(unknown)}")
+        measured = options.precision == "fp16" or options.compress is not None
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            program, samples = Path(scratch, "program.pt2"), Path(scratch, "samples.pt")
+            with stages.stage("export the fused graph"):
+                save_program(distinct, program)
+            save_inputs(audit_samples(graph) if measured else [], samples)
+            job = {
+                "do": "convert",
+                "program": str(program),
+                "samples": str(samples),
+                "package": str(folder / FILE),
+                **options.model_dump(),
+            }
+            with stages.stage(conversion_stage(options)):
+                converted = work(job, "coremltools cannot convert the graph", CONVERSION_LIMIT)
+        details = {
+            "output_order": order,
+            "unknown_operators": converted["unknown_operators"],
+            **converted["details"],
+        }
+        notes: list[str] = converted["notes"]
+        if macos_for(options.ios) is not None:
+            with stages.stage("ask CoreML where each operator would run"):
+                planned, told = compute_plan(folder / FILE)
+            details |= planned
+            notes += told
+        elif converted["unknown_operators"]:
+            unknown = ", ".join(converted["unknown_operators"])
+            notes.append(f"not verified: the reference interpreter does not know {unknown}")
         if len(set(order)) < len(order):
             notes.append("a tensor that the model returns more than once is one output of the package")
         return Exported(
             FILE,
-            operators=dict(Counter(operator_types(function)).most_common()),
-            toolchain={"torch": torch.__version__, "coremltools": version("coremltools")},
+            operators=converted["operators"],
+            toolchain={"torch": torch.__version__, "coremltools": converted["coremltools"]},
             details=details,
             notes=notes,
         )
@@ -103,32 +136,47 @@ class CoreML(Exporter):
         self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: CoreMLOptions, details: dict[str, Any]
     ) -> Ran:
         require_coremltools()
+        macos = macos_for(options.ios)
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
-            torch.save([tuple(x.contiguous() for x in case) for case in inputs], given)
+            save_inputs(inputs, given)
             job = {"package": str(file), "inputs": str(given), "outputs": str(returned)}
-            try:
-                result = run_worker([sys.executable, "-m", "deploy_kit.exporters.mil.worker"], job, timeout=600)
-            except WorkerError as error:
-                raise ExportError(f"the reference interpreter failed: {error}") from error
-            if result["unsupported"] is not None:
-                return Ran(None, UNVERIFIED, result["unsupported"])
+            if macos is not None:
+                work({"do": "predict", **job}, "CoreML failed")
+                runtime = f"CoreML on macOS {macos}"
+            else:
+                result = work({"do": "run", **job}, "the reference interpreter failed")
+                if result["unsupported"] is not None:
+                    return Ran(None, UNVERIFIED, result["unsupported"])
+                runtime = f"MIL reference interpreter (coremltools {result['coremltools']})"
             cases: list[list[Tensor]] = torch.load(returned, weights_only=True)
         outputs = [[case[index] for index in details["output_order"]] for case in cases]
-        return Ran(outputs, f"MIL reference interpreter (coremltools {result['coremltools']})")
+        return Ran(outputs, runtime)
+
+
+def conversion_stage(options: CoreMLOptions) -> str:
+    """What the conversion is announced as."""
+    audit = "audit the range of fp16 and " if options.precision == "fp16" else ""
+    compression = f", with weights as {options.compress}" if options.compress is not None else ""
+    return f"{audit}convert to CoreML{compression}"
+
+
+def compute_plan(package: Path) -> tuple[dict[str, Any], list[str]]:
+    """Where CoreML on this Mac would run a package's operators, for the manifest, and what the user must know of it.
+
+    A plan is only information: where CoreML has none (before macOS 14.4), that is noted.
+    """
+    try:
+        plan = work({"do": "plan", "package": str(package)}, "CoreML gives no compute plan")["plan"]
+    except ExportError as error:
+        return {}, [str(error)]
+    return {"compute_plan": summarize(plan)}, notes_on(plan)
 
 
 def require_coremltools() -> None:
     """Raise `MissingDependencyError` where coremltools is not installed."""
     if importlib.util.find_spec("coremltools") is None:
         raise MissingDependencyError("the target coreml needs coremltools, which is not installed", fix=INSTALL)
-
-
-def import_coremltools() -> Any:
-    """The package coremltools, without what it prints while it is imported."""
-    require_coremltools()
-    with quiet():
-        return importlib.import_module("coremltools")
 
 
 def distinct_outputs(graph: Graph) -> tuple[Graph, list[int]]:
@@ -157,111 +205,40 @@ def distinct_outputs(graph: Graph) -> tuple[Graph, list[int]]:
     return copied, [distinct.index(node) for node in returned]
 
 
-def convert(graph: Graph, package: Path, ios: int, fp16: RangeAudit | None) -> None:
-    """Write a graph as an ``.mlpackage``.
-
-    Args:
-        ios: the oldest version of iOS that has to load it.
-        fp16: which operators may be computed in fp16; None computes all in float32.
-
-    Raises:
-        ExportError: coremltools refuses, with its reason.
-    """
-    ct = import_coremltools()
-    precision = ct.precision.FLOAT32 if fp16 is None else ct.transform.FP16ComputePrecision(op_selector=fp16)
-    try:
-        with quiet(), torch.no_grad():
-            register_translations()
-            program = torch.export.export(graph.module, graph.example_inputs).run_decompositions({})
-            model = ct.convert(
-                program,
-                convert_to="mlprogram",
-                minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
-                compute_precision=precision,
-                pass_pipeline=exact_pipeline(),
-                skip_model_load=True,
-            )
-            spec = model.get_spec()
-            rename(spec)
-            ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True).save(str(package))
-    except Exception as error:  # coremltools raises many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"coremltools cannot convert the graph: {reason}") from error
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What of a model stays in float32, and what the rounding of the rest costs: the SNR against float32."""
-
-    kept: list[Kept]
-    snr_db: float | None
-    skipped: str | None
-
-    def details(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"kept_in_fp32": [asdict(kept) for kept in self.kept], "snr_db": self.snr_db, "skipped": self.skipped}
-
-    def notes(self) -> list[str]:
-        """For the user."""
-        if self.skipped is not None:
-            return [f"the range of fp16 was not audited: {self.skipped}"]
-        notes = []
-        if self.kept:
-            tensors = {kept.tensor: kept.reason for kept in self.kept}
-            first, reason = next(iter(tensors.items()))
-            notes.append(
-                f"{len(self.kept)} operators stay in float32, because fp16 has no room for {len(tensors)} of the "
-                f"tensors that they read or make ({first}: {reason})"
-            )
-        if self.snr_db is not None and self.snr_db < LOW_DB:
-            notes.append(f"fp16 is only {self.snr_db:.0f} dB from float32: check the accuracy, or use --precision fp32")
-        return notes
-
-
-def convert_fp16(graph: Graph, package: Path, ios: int) -> tuple[Any, Mixed]:
-    """Write a graph as an ``.mlpackage`` in fp16, with what does not fit into fp16 in float32.
-
-    Returns:
-        The package's main function as read back, and what was kept.
-    """
-    audit = RangeAudit(audit_samples(graph))
-    convert(graph, package, ios, audit)
-    function = load_package(package)
-    measurable = audit.skipped is None and not unknown_operators(function)
-    return function, Mixed(audit.kept, audit.snr_db(function) if measurable else None, audit.skipped)
-
-
 def audit_samples(graph: Graph) -> list[tuple[Tensor, ...]]:
-    """Inputs to measure ranges on: noise, and photographs for a model that looks as if it took images."""
+    """Inputs to measure ranges and losses on: the graph's own, or noise, and photographs for what may take images."""
+    if graph.calibration:
+        return list(graph.calibration)
     shapes = [tuple(x.shape) for x in graph.example_inputs]
     preprocessing = Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None
     return [case.inputs for case in make_cases(shapes, preprocessing)]
 
 
-def rename(spec: Any) -> None:
-    """Call a model's inputs and outputs ``input`` and ``output``, or ``input_0`` and so on, as other targets do.
+def save_program(graph: Graph, path: Path) -> None:
+    """Write a graph as a ``.pt2`` program; raises `ExportError` where ``torch.export`` refuses it.
 
-    Args:
-        spec: coremltools' description of an mlprogram, which is changed. Tensors within the program
-            that have such a name already get another.
+    From Python: torch's own writer aborts the process where the disk is full.
     """
-    wanted: dict[str, str] = {}
-    for features, name in ((spec.description.input, "input"), (spec.description.output, "output")):
-        for index, feature in enumerate(features):
-            wanted[feature.name] = name if len(features) == 1 else f"{name}_{index}"
-    taken = {name: f"{name}_within" for name in wanted.values() if name not in wanted}
-    names = taken | wanted
-    for feature in (*spec.description.input, *spec.description.output):
-        feature.name = names[feature.name]
-    for function in spec.mlProgram.functions.values():
-        for value in function.inputs:
-            value.name = names.get(value.name, value.name)
-        for block in function.block_specializations.values():
-            block.outputs[:] = [names.get(name, name) for name in block.outputs]
-            for op in block.operations:
-                for value in op.outputs:
-                    value.name = names.get(value.name, value.name)
-                for argument in op.inputs.values():
-                    for binding in argument.arguments:
-                        if binding.HasField("name"):
-                            binding.name = names.get(binding.name, binding.name)
+    buffer = io.BytesIO()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(torch.export.export(graph.module, graph.example_inputs), buffer)
+    except Exception as error:  # torch.export raises many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"the fused graph cannot be exported: {reason}") from error
+    path.write_bytes(buffer.getvalue())
+
+
+def work(job: dict[str, Any], purpose: str, limit: float | None = None) -> dict[str, Any]:
+    """Do one of the worker's jobs; raises `ExportError` with its last words, and the outcome of the step it was in."""
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+        outcome = Path(scratch, "outcome")
+        try:
+            return run_worker(
+                [sys.executable, "-P", WORKER], {**job, "outcome": str(outcome)}, timeout=limit or RUNNING_LIMIT
+            )
+        except WorkerError as error:
+            reached = outcome.read_text() if outcome.is_file() else ""
+            found = Outcome(reached) if reached else STARTED[job["do"]]
+            raise ExportError(f"{purpose}: {error}", outcome=found) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.exporters.mil import elementwise, pooling, products, reductions, resizing, shapes
+from deploy_kit.exporters.mil.constants import CONSTANTS
 from deploy_kit.exporters.mil.registry import OPERATORS, UnsupportedOperatorError
 from deploy_kit.parity.reference import one_thread
 
@@ -63,8 +64,8 @@ def execute(
 
 def unknown_operators(function: Any) -> list[str]:
     """The types of operators in a function that the interpreter does not know, sorted."""
-    types = {op.op_type for op in function.operations if not _is_constant(op)}
-    return sorted(types - set(OPERATORS))
+    types = {op.op_type for op in function.operations}
+    return sorted(types - {"const", *CONSTANTS, *OPERATORS})
 
 
 def operator_types(function: Any) -> Iterable[str]:
@@ -77,7 +78,9 @@ def _is_constant(op: Any) -> bool:
 
 
 def _constant(op: Any, dtype: torch.dtype) -> Value:
-    value = op.outputs[0].val if op.op_type == "const" else op.materialized_val_inference()
+    if op.op_type != "const":
+        return _decompressed(op, dtype)
+    value = op.outputs[0].val
     if isinstance(value, str):
         return value
     array = np.asarray(value)
@@ -90,6 +93,16 @@ def _constant(op: Any, dtype: torch.dtype) -> Value:
     if array.dtype.kind in "iu":
         return torch.from_numpy(array.astype(np.int64))
     raise UnsupportedOperatorError(f"a constant of type {array.dtype}")
+
+
+def _decompressed(op: Any, dtype: torch.dtype) -> Tensor:
+    if op.op_type not in CONSTANTS:
+        raise UnsupportedOperatorError(f"the MIL operator {op.op_type} is not known to the reference interpreter")
+    given = {name: variable.val for name, variable in op.inputs.items() if variable is not None}
+    if any(value is None for value in given.values()):
+        raise UnsupportedOperatorError(f"{op.op_type} {op.name!r}: a constant that is compressed twice")
+    dense = np.asarray(CONSTANTS[op.op_type](**given), np.float64)
+    return _stored(torch.from_numpy(dense), op.outputs[0], dtype)
 
 
 def _call(op: Any, values: dict[Any, Value]) -> tuple[Tensor, ...]:

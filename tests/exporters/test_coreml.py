@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from deploy_kit.artifact import Artifact
@@ -16,12 +20,15 @@ from deploy_kit.errors import ExportError, MissingDependencyError
 from deploy_kit.exporters import coreml as target
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import UNVERIFIED, Exported
-from deploy_kit.exporters.coreml import FILE, CoreML, CoreMLOptions, convert, convert_fp16, distinct_outputs
+from deploy_kit.exporters.coreml import FILE, CoreML, CoreMLOptions, audit_samples, distinct_outputs
+from deploy_kit.exporters.coreml_conversion import Converted, convert, write_package
+from deploy_kit.exporters.coreml_worker import JOBS
 from deploy_kit.exporters.mil.interpreter import execute, operator_types
 from deploy_kit.exporters.mil.package import load_package, quiet
-from deploy_kit.exporters.mil.ranges import LARGEST, RangeAudit
+from deploy_kit.exporters.mil.ranges import LARGEST, RangeAudit, worst_snr_db
 from deploy_kit.fusion import fuse_graph
 from deploy_kit.graph import Graph
+from deploy_kit.outcome import Outcome
 from deploy_kit.parity.proof import Proof, judge
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
@@ -35,10 +42,24 @@ def graph_of(model: nn.Module, *inputs: Tensor) -> Graph:
     return capture(random(model), inputs)
 
 
+@contextmanager
+def here() -> Iterator[None]:
+    """Let the worker's jobs be done in this process, which spares the start of another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            target, "work", lambda job, *_: json.loads(json.dumps(JOBS[job["do"]](job, lambda outcome: None)))
+        )
+        yield
+
+
+def export_here(graph: Graph, folder: Path, **options: Any) -> Exported:
+    with here():
+        return CoreML().export(graph, folder, CoreMLOptions(**{"precision": "fp32", **options}), Stages())
+
+
 def write(graph: Graph, folder: Path, **options: Any) -> tuple[Exported, Any]:
     """Export a graph, and the saved package's function."""
-    exported = CoreML().export(graph, folder, CoreMLOptions(**{"precision": "fp32", **options}), Stages())
-    return exported, load_package(folder / FILE)
+    return export_here(graph, folder, **options), load_package(folder / FILE)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -160,7 +181,7 @@ class Twice(nn.Module):
 
 def test_a_tensor_that_is_returned_twice_is_one_output(tmp_path: Path) -> None:
     loaded = load_model(Twice(), input_size="2x3")
-    exported = CoreML().export(loaded.capture(), tmp_path, CoreMLOptions(precision="fp32"), Stages())
+    exported = export_here(loaded.capture(), tmp_path)
     assert exported.details["output_order"] == [0, 1, 0]
     assert "more than once" in exported.notes[0]
     x = torch.randn(2, 3)
@@ -189,7 +210,7 @@ class Unknown(nn.Module):
 
 def test_an_unknown_operator_is_unverified_and_never_a_pass(tmp_path: Path) -> None:
     loaded = load_model(Unknown(), input_size="2x6")
-    exported = CoreML().export(loaded.capture(), tmp_path, CoreMLOptions(precision="fp16"), Stages())
+    exported = export_here(loaded.capture(), tmp_path, precision="fp16")
     assert exported.details["unknown_operators"] == ["argsort"]
     assert any("does not know argsort" in note for note in exported.notes)
     ran = Bench(loaded, "coreml").run(tmp_path / FILE, **exported.details)
@@ -214,8 +235,10 @@ class Unconvertible(nn.Module):
 
 
 def test_an_operator_that_coremltools_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="i0"):
-        write(graph_of(Unconvertible(), torch.randn(2, 3)), tmp_path)
+    with pytest.raises(ExportError, match="i0") as error:
+        CoreML().export(graph_of(Unconvertible(), torch.randn(2, 3)), tmp_path, CoreMLOptions(), Stages())
+    assert error.value.outcome == Outcome.EXPORT_FAILED
+    assert list(tmp_path.iterdir()) == []
 
 
 class TooDeep(nn.Module):
@@ -223,9 +246,11 @@ class TooDeep(nn.Module):
         return x.reshape(2, 2, 2, 2, 2, 2).flip(1, 3).cumsum(2).sum((1, 2))
 
 
-def test_rank_6_is_refused_by_the_converter_or_stays_unverified(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="rank"):
-        write(graph_of(TooDeep(), torch.randn(4, 16)), tmp_path)
+def test_rank_6_is_refused_by_the_backend(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="rank") as error:
+        CoreML().export(graph_of(TooDeep(), torch.randn(4, 16)), tmp_path, CoreMLOptions(), Stages())
+    assert error.value.outcome == Outcome.LOWER_FAILED
+    assert list(tmp_path.iterdir()) == []
 
 
 # wrong packages
@@ -299,8 +324,63 @@ def test_a_package_that_cannot_be_read_is_an_error_with_its_reason(
 ) -> None:
     package = shutil.copytree(tiny_coreml.main_file, tmp_path / FILE)
     (package / "Manifest.json").write_text("{}")
-    with pytest.raises(ExportError, match="the reference interpreter failed"):
+    with pytest.raises(ExportError, match="the reference interpreter failed") as error:
         tiny_bench.run(package, output_order=[0])
+    assert error.value.outcome == Outcome.LOAD_FAILED
+
+
+# workers that fail
+
+SEGFAULT = "print('last words', flush=True); import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+REACHED = "import json, sys, pathlib; job = json.load(open(sys.argv[1])); "
+
+
+def stand_in(body: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put another program in the worker's place."""
+    worker = folder / "worker.py"
+    worker.write_text(body)
+    monkeypatch.setattr(target, "WORKER", worker)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (SEGFAULT, "crashed with SIGSEGV: last words"),
+        ("import time; time.sleep(60)", "still running after 1 s"),
+        ("raise SystemExit('no such operator')", "no such operator"),
+    ],
+)
+def test_a_conversion_that_fails_leaves_nothing(
+    body: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    half_written = "p = pathlib.Path(job['package']); p.mkdir(); (p / 'Manifest.json').write_text('{'); "
+    stand_in(REACHED + half_written + body, tmp_path, monkeypatch)
+    monkeypatch.setattr(target, "CONVERSION_LIMIT", 1)
+    with pytest.raises(ExportError, match=said) as error:
+        export_to(tmp_path / "out", load_tiny(), "coreml", precision="fp32")
+    assert error.value.outcome == Outcome.EXPORT_FAILED
+    assert [path for path in (tmp_path / "out").rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.parametrize(("job", "outcome"), [("convert", "export_failed"), ("run", "load_failed")])
+@pytest.mark.parametrize("reached", [None, "lower_failed", "load_failed", "run_failed"])
+def test_a_crash_ends_as_the_step_that_it_came_in(
+    job: str, outcome: str, reached: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = f"pathlib.Path(job['outcome']).write_text({reached!r}); " if reached else ""
+    stand_in(REACHED + step + SEGFAULT, tmp_path, monkeypatch)
+    with pytest.raises(ExportError, match=r"CoreML failed: .* crashed with SIGSEGV: last words") as error:
+        target.work({"do": job}, "CoreML failed")
+    assert error.value.outcome == (reached or outcome)
+
+
+def test_an_interpreter_that_hangs_is_ended(
+    tiny_coreml: Artifact, tiny_bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in("import time; time.sleep(60)", tmp_path, monkeypatch)
+    monkeypatch.setattr(target, "RUNNING_LIMIT", 1)
+    with pytest.raises(ExportError, match=r"interpreter failed: .* still running after 1 s"):
+        tiny_bench.run(tiny_coreml.main_file, output_order=[0])
 
 
 # fp16
@@ -322,17 +402,27 @@ class LinearAttention(nn.Module):
         return self.proj(out.reshape(b, 8, h, w)).mean((2, 3))
 
 
+def program_of(graph: Graph) -> ExportedProgram:
+    return torch.export.export(graph.module, graph.example_inputs)
+
+
+def convert_fp16(graph: Graph, package: Path, **options: Any) -> tuple[Converted, Any]:
+    samples = audit_samples(graph)
+    converted = write_package(program_of(graph), package, ios=15, precision="fp16", samples=samples, **options)
+    return converted, load_package(package)
+
+
 @pytest.fixture(scope="module")
 def linear_attention() -> Graph:
     return graph_of(LinearAttention(), torch.randn(1, 3, 64, 64))
 
 
 def test_what_overflows_stays_in_float32(linear_attention: Graph, tmp_path: Path) -> None:
-    function, mixed = convert_fp16(linear_attention, tmp_path / FILE, 15)
-    assert mixed.snr_db is not None
-    assert mixed.snr_db > 50
-    assert {kept.type for kept in mixed.kept} == {"matmul", "reduce_sum", "transpose", "add", "real_div"}
-    assert "stay in float32" in mixed.notes()[0]
+    converted, function = convert_fp16(linear_attention, tmp_path / FILE)
+    mixed = converted.details["fp16"]
+    assert mixed["snr_db"] > 50
+    assert {kept["type"] for kept in mixed["kept_in_fp32"]} == {"matmul", "reduce_sum", "transpose", "add", "real_div"}
+    assert "stay in float32" in converted.notes[0]
     assert "cast" in set(operator_types(function))
 
 
@@ -349,10 +439,11 @@ class WithOneMore(RangeAudit):
 
 @pytest.mark.parametrize("rounded", ["matmul", "sum_1", "add", "div"])
 def test_none_of_the_kept_operators_can_be_spared(rounded: str, linear_attention: Graph, tmp_path: Path) -> None:
-    audit = WithOneMore(target.audit_samples(linear_attention), rounded)
-    convert(linear_attention, tmp_path / FILE, 15, audit)
+    audit = WithOneMore(audit_samples(linear_attention), rounded)
+    convert(program_of(linear_attention), tmp_path / FILE, 15, audit)
     assert rounded in {kept.operator for kept in audit.kept}
-    assert audit.snr_db(load_package(tmp_path / FILE)) < 20
+    function = load_package(tmp_path / FILE)
+    assert worst_snr_db(audit.expected, [execute(function, sample) for sample in audit.samples]) < 20
 
 
 class Vanishing(nn.Module):
@@ -364,8 +455,9 @@ class Vanishing(nn.Module):
 
 
 def test_a_constant_that_fp16_rounds_to_zero_stays_in_float32(tmp_path: Path) -> None:
-    function, mixed = convert_fp16(graph_of(Vanishing(), torch.randn(2, 8)), tmp_path / FILE, 15)
-    assert {kept.reason for kept in mixed.kept} == {"the constant 1e-15 would be zero in fp16"}
+    converted, function = convert_fp16(graph_of(Vanishing(), torch.randn(2, 8)), tmp_path / FILE)
+    kept = converted.details["fp16"]["kept_in_fp32"]
+    assert {operator["reason"] for operator in kept} == {"the constant 1e-15 would be zero in fp16"}
     assert execute(function, [torch.randn(2, 8)])[0].isfinite().all()
 
 
@@ -420,7 +512,7 @@ def prove(loaded: LoadedModel, folder: Path, **options: Any) -> Any:
     exporter = CoreML()
     chosen = CoreMLOptions(precision="fp32", **options)
     fused, _ = fuse_graph(loaded.capture(), exporter.policy(chosen))
-    exported = exporter.export(fused, folder, chosen, Stages())
+    exported = export_here(fused, folder, **options)
     assert exported.details["unknown_operators"] == []
     return judged(Bench(loaded, "coreml", **options), folder / FILE)
 
