@@ -26,9 +26,10 @@ class WeightsRecord(_Record):
     """Where a model's weights came from, and the sha256 of its state dict.
 
     ``random`` weights are drawn from ``seed``: such an artifact is for measuring, not for predicting.
+    ``package`` ones are those that a model of ours was trained to, and comes with.
     """
 
-    kind: Literal["random", "checkpoint", "program", "callable", "timm"]
+    kind: Literal["random", "checkpoint", "program", "callable", "timm", "package"]
     sha256: str
     seed: int | None = None
     path: str | None = None
@@ -40,6 +41,8 @@ class WeightsRecord(_Record):
             return f"random (seed {self.seed}): not trained"
         if self.kind == "checkpoint":
             return f"{Path(self.path or '').name}, sha256 {self.sha256[:12]}"
+        if self.kind == "package":
+            return f"trained weights of the package, sha256 {self.sha256[:12]}"
         return "of the program" if self.kind == "program" else "as the callable made them"
 
 

@@ -45,6 +45,10 @@ class Preprocessing(BaseModel):
             return cls(color="L", resize=resize, crop=(height, width), mean=(0.5,), std=(0.5,))
         return cls(resize=resize, crop=(height, width))
 
+    def resized(self, size: tuple[int, ...]) -> Preprocessing:
+        """The same for an input of ``size`` (height, width), of which the shorter side of an image fills the longer."""
+        return self.model_copy(update={"resize": max(size), "crop": size})
+
     def apply(self, image: Image) -> Tensor:
         """A float32 tensor of shape [1, C, crop height, crop width]."""
         import numpy as np

@@ -144,15 +144,24 @@ def _from_registry(
         shape = given if len(given) == 4 else (1, 3, given[0], given[-1])
         check_input_size(architecture, shape[2:])
     model = create_model(name, num_classes=num_classes, activation=activation, seed=seed)
+    activation, num_classes = activation or architecture.activation, num_classes or architecture.num_classes
+    trained = architecture.trained
+    as_trained = (activation, num_classes) == (architecture.activation, architecture.num_classes)
+    if trained is not None and weights is None and as_trained:
+        load_checkpoint(model, trained.path)
+        described = WeightsRecord(kind="package", sha256=hash_state(model))
+    else:
+        described = _weights(model, "random", weights, seed)
     record = ModelRecord(
         name=name,
         source=name,
-        activation=activation or architecture.activation,
-        num_classes=num_classes or architecture.num_classes,
+        activation=activation,
+        num_classes=num_classes,
         input_shapes=[list(shape)],
-        weights=_weights(model, "random", weights, seed),
+        weights=described,
     )
-    return LoadedModel(model, record, Preprocessing.for_input(shape))
+    preprocessing = Preprocessing.for_input(shape) if trained is None else trained.preprocessing.resized(shape[2:])
+    return LoadedModel(model, record, preprocessing)
 
 
 def _from_module(

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP, ConvMLP
-from deploy_kit.models.registry import Published, register
+from deploy_kit.models.registry import Published, Trained, register
+from deploy_kit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
 class EdgeViTConfig:
-    """One published size; each tuple has an entry a stage."""
+    """One size; each tuple has an entry a stage."""
 
     dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -33,6 +34,7 @@ CONFIGS = {
     "edgevit_xxs": EdgeViTConfig((36, 72, 144, 288), (1, 1, 3, 2), (1, 2, 4, 8)),
     "edgevit_xs": EdgeViTConfig((48, 96, 240, 384), (1, 1, 3, 1), (1, 2, 5, 8)),
     "edgevit_s": EdgeViTConfig((48, 96, 240, 384), (1, 2, 5, 3), (1, 2, 5, 8)),
+    "edgevit_digits": EdgeViTConfig((24, 32, 48, 64), (1, 1, 2, 1), (1, 2, 3, 4)),
 }
 
 
@@ -179,3 +181,18 @@ def edgevit_xs(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
 def edgevit_s(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
     """EdgeViT-S, 13.1 M parameters."""
     return _build("edgevit_s", num_classes, activation)
+
+
+DIGITS = Trained(
+    "edgevit_digits.safetensors",
+    sha256="33829030d931cfd3523dd5e4f13670950f06731710626023b3d91b79be79f05b",
+    preprocessing=Preprocessing(
+        resize=64, crop=(64, 64), interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    ),
+)
+
+
+@register(size_multiple=32, input_size=(64, 64), published=Published(PAPER, top1=100.0, macs=6.9e6), trained=DIGITS)
+def edgevit_digits(num_classes: int = 10, activation: str = "gelu") -> EdgeViT:
+    """A small EdgeViT for scikit-learn's handwritten digits, trained by ``benchmarks/train_digits.py``."""
+    return _build("edgevit_digits", num_classes, activation)

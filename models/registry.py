@@ -7,16 +7,21 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
 from deploy_kit.errors import UserError, unknown_name
 from deploy_kit.models.layers import ACTIVATIONS, randomize_
+from deploy_kit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one image."""
+    """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one image.
+
+    Of a model that was trained here: the paper of its architecture, and top-1 on the images held out.
+    """
 
     paper: str
     top1: float
@@ -24,14 +29,29 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Weights that come with the package: a file in ``models/weights``, its sha256, and how its images are made."""
+
+    file: str
+    sha256: str
+    preprocessing: Preprocessing
+
+    @property
+    def path(self) -> Path:
+        """Where the file is installed."""
+        return Path(__file__).with_name("weights") / self.file
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """One reference model: how to build it and what it takes."""
+    """One model: how to build it and what it takes; ``trained`` is None for the published ones."""
 
     name: str
     build: Callable[..., nn.Module]
     published: Published
     input_size: tuple[int, int]
     size_multiple: int
+    trained: Trained | None = None
 
     @property
     def activation(self) -> str:
@@ -53,21 +73,25 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(
-    *, published: Published, input_size: tuple[int, int] = (224, 224), size_multiple: int = 1
+    *,
+    published: Published,
+    input_size: tuple[int, int] = (224, 224),
+    size_multiple: int = 1,
+    trained: Trained | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated builder ``f(num_classes=..., activation=...)`` under its own name."""
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = build.__name__
-        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple)
+        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple, trained)
         return build
 
     return add
 
 
 def list_models() -> list[str]:
-    """Names of the reference models, in order of registration."""
-    return list(_ARCHITECTURES)
+    """Names of the published models, in order of registration."""
+    return [name for name, architecture in _ARCHITECTURES.items() if architecture.trained is None]
 
 
 def get_architecture(name: str) -> Architecture:
@@ -116,7 +140,7 @@ def create_model(
     """Build a reference model in evaluation mode, with seeded random weights.
 
     Args:
-        name: one of `list_models`.
+        name: one of `list_models`, or a model that was trained here.
         num_classes: outputs of the classifier; None is the published number.
         input_size: side, or height and width, of the images that it will take; None is published.
         activation: one of ``relu gelu gelu_tanh hardswish silu``; None is the published one.
