@@ -29,7 +29,7 @@ from deploy_kit.parity.locate import locate
 from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
 from deploy_kit.parity.reference import compute_references
 from deploy_kit.precision import Lowered
-from deploy_kit.sources import LoadedModel, load_model
+from deploy_kit.sources import LoadedModel, embed_preprocessing, load_model
 from deploy_kit.stages import Stages
 from deploy_kit.statistics import count
 
@@ -295,7 +295,7 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
             "the model's weights are not those that the artifact was made from",
             fix="pass the checkpoint it was made from with --weights, or export it again",
         )
-    return loaded
+    return embed_preprocessing(loaded) if record.embeds_preprocessing else loaded
 
 
 def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:

@@ -47,7 +47,10 @@ class WeightsRecord(_Record):
 
 
 class ModelRecord(_Record):
-    """What was exported; ``source`` is what ``deploykit export`` was given, and builds it again."""
+    """What was exported; ``source`` is what ``deploykit export`` was given, and builds it again.
+
+    ``input_shapes`` are the model's own. With ``embeds_preprocessing`` the artifact takes uint8 images instead.
+    """
 
     name: str
     source: str
@@ -55,6 +58,7 @@ class ModelRecord(_Record):
     num_classes: int | None
     input_shapes: list[list[int]]
     weights: WeightsRecord
+    embeds_preprocessing: bool = False
 
 
 class TensorRecord(_Record):

@@ -21,7 +21,8 @@ class Preprocessing(BaseModel):
     """Resize the shorter side, crop the centre, scale to 0..1, normalise each channel, order NCHW.
 
     ``resize`` is in pixels, ``crop`` is (height, width), ``mean`` and ``std`` have an entry a channel
-    of ``color``.
+    of ``color``. Where it is ``embedded``, the artifact itself scales, normalises and orders: whoever calls it
+    resizes and crops, and gives the pixels as they are, uint8 in the order of ``layout``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +33,8 @@ class Preprocessing(BaseModel):
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    layout: Literal["NCHW"] = "NCHW"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    embedded: bool = False
 
     @classmethod
     def for_input(cls, shape: tuple[int, ...]) -> Preprocessing | None:
@@ -50,7 +52,7 @@ class Preprocessing(BaseModel):
         return self.model_copy(update={"resize": max(size), "crop": size})
 
     def apply(self, image: Image) -> Tensor:
-        """A float32 tensor of shape [1, C, crop height, crop width]."""
+        """What the artifact is given: float32 [1, C, height, width] of the crop, or uint8 [1, height, width, C]."""
         import numpy as np
         import PIL.Image
         import torch
@@ -63,7 +65,10 @@ class Preprocessing(BaseModel):
         height, width = self.crop
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-        pixels = torch.from_numpy(np.array(image)).reshape(height, width, -1).permute(2, 0, 1).float() / 255
+        rows = torch.from_numpy(np.array(image)).reshape(height, width, -1)
+        if self.embedded:
+            return rows.unsqueeze(0)
+        pixels = rows.permute(2, 0, 1).float() / 255
         mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         return ((pixels - mean) / std).unsqueeze(0).contiguous()
 

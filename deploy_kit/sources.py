@@ -11,9 +11,9 @@ import pickle
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from deploy_kit.capture import capture, from_program
+from deploy_kit.embedding import WithPreprocessing
 from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
 from deploy_kit.models.registry import check_input_size, check_seed, within_memory
-from deploy_kit.parity.inputs import noise
+from deploy_kit.parity.inputs import noise, pixels
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.pt2 import RefusedError, load_program
@@ -53,11 +54,14 @@ class LoadedModel:
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each input, batch included."""
-        return [tuple(shape) for shape in self.record.input_shapes]
+        shapes = [tuple(shape) for shape in self.record.input_shapes]
+        if self.record.embeds_preprocessing:
+            return [(batch, height, width, channels) for batch, channels, height, width in shapes]
+        return shapes
 
     def capture(self, *, dynamic_batch: bool = False) -> Graph:
         """The model's graph; see `deploy_kit.capture.capture`."""
-        inputs = _example_inputs(self.input_shapes)
+        inputs = _example_inputs(self.input_shapes, pixels if self.record.embeds_preprocessing else noise)
         if self.program is None:
             with _quietly():
                 return capture(self.module, inputs, dynamic_batch=dynamic_batch)
@@ -67,6 +71,27 @@ class LoadedModel:
                 fix="export it with a dynamic batch dimension yourself, or pass the model as package.module:callable",
             )
         return from_program(self.program, inputs)
+
+
+def embed_preprocessing(loaded: LoadedModel) -> LoadedModel:
+    """The same model for uint8 images [B, H, W, C], which it scales, normalises and orders itself.
+
+    Raises:
+        UserError: the model takes something else than one batch of images.
+    """
+    preprocessing = loaded.preprocessing
+    if preprocessing is None:
+        raise UserError(
+            f"{loaded.name} does not take one batch of images, so there is no preprocessing to embed",
+            fix="leave out --embed-preprocessing",
+        )
+    return replace(
+        loaded,
+        module=WithPreprocessing(loaded.module, preprocessing).eval(),
+        record=loaded.record.model_copy(update={"embeds_preprocessing": True}),
+        preprocessing=preprocessing.model_copy(update={"layout": "NHWC", "embedded": True}),
+        program=None,
+    )
 
 
 @contextmanager
@@ -201,9 +226,11 @@ def _check_runs(module: nn.Module, name: str, shapes: list[tuple[int, ...]]) -> 
         ) from error
 
 
-def _example_inputs(shapes: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
+def _example_inputs(
+    shapes: list[tuple[int, ...]], draw: Callable[..., tuple[Tensor, ...]] = noise
+) -> tuple[Tensor, ...]:
     with within_memory(f"an input of {_text(shapes)}"):
-        return noise(shapes, seed=0)
+        return draw(shapes, seed=0)
 
 
 def _text(shapes: list[tuple[int, ...]]) -> str:

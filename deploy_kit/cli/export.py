@@ -61,6 +61,9 @@ def command(
     num_classes: Classes = None,
     input_size: InputSize = None,
     seed: Seed = 0,
+    embed_preprocessing: Annotated[
+        bool, typer.Option("--embed-preprocessing", help="Take uint8 images [B, H, W, C], and normalise them inside.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an artifact that is there.")] = False,
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8, of the targets that offer it; none is the target's default.")
@@ -100,6 +103,9 @@ def command(
         bool | None, typer.Option("--bundle-io", help="executorch: also write a program bundled with a test case.")
     ] = None,
     ios: Annotated[int | None, typer.Option(help="coreml: the oldest iOS that loads it, 15 to 18.")] = None,
+    compress: Annotated[
+        str | None, typer.Option(help="coreml: weights as int8, palette8, palette6 or palette4; from --ios 16 on.")
+    ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt: the GPUs to build for ahead of time, such as 8.6,8.9.")
     ] = None,
@@ -112,6 +118,7 @@ def command(
     from deploy_kit.errors import ExportError, MissingDependencyError, ProofError
     from deploy_kit.exporters import list_targets
     from deploy_kit.outcome import Outcome
+    from deploy_kit.sources import embed_preprocessing as embed
     from deploy_kit.sources import load_model
 
     given = {
@@ -128,6 +135,7 @@ def command(
         "strict": strict,
         "bundle_io": bundle_io,
         "ios": ios,
+        "compress": compress,
         "compute_capability": compute_capability,
     }
     names = list_targets() if target == [ALL] else target
@@ -143,6 +151,7 @@ def command(
                 num_classes=num_classes,
                 seed=seed,
             )
+            loaded = embed(loaded) if embed_preprocessing else loaded
         for name in options:
             check_free(artifact_folder(loaded, name, out), force=force)
         for name, chosen in options.items():

@@ -13,7 +13,7 @@ from deploy_kit.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs, float32, with a name to report it by."""
+    """One set of inputs, float32 or the uint8 pixels of an image, with a name to report it by."""
 
     name: str
     kind: Literal["noise", "photograph"]
@@ -27,19 +27,20 @@ def make_cases(
 
     Args:
         shapes: of the inputs, batch included.
-        preprocessing: of the model's images; None for a model that takes none.
+        preprocessing: of the model's images; None for a model that takes none. Embedded, the inputs are uint8.
         dynamic_batch: add a case with a batch of three.
     """
+    draw = pixels if preprocessing is not None and preprocessing.embedded else noise
     cases = [
-        Case("noise", "noise", noise(shapes, seed=0)),
-        Case("faint noise", "noise", noise(shapes, seed=1, scale=0.1)),
+        Case("noise", "noise", draw(shapes, seed=0)),
+        Case("faint noise", "noise", draw(shapes, seed=1, scale=0.1)),
     ]
     if preprocessing is not None and len(shapes) == 1:
         batch = shapes[0][0]
         for name, image in photographs(preprocessing):
             cases.append(Case(name, "photograph", (image.expand(batch, -1, -1, -1).contiguous(),)))
     if dynamic_batch:
-        cases.append(Case("noise, batch of 3", "noise", noise([(3, *shape[1:]) for shape in shapes], seed=2)))
+        cases.append(Case("noise, batch of 3", "noise", draw([(3, *shape[1:]) for shape in shapes], seed=2)))
     return cases
 
 
@@ -49,8 +50,16 @@ def noise(shapes: list[tuple[int, ...]], *, seed: int, scale: float = 1.0) -> tu
     return tuple(torch.randn(shape, generator=generator) * scale for shape in shapes)
 
 
+def pixels(shapes: list[tuple[int, ...]], *, seed: int, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Seeded uint8 tensors of the given shapes: all of 0 to 255, or the part ``scale`` of it about its middle."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        ((torch.rand(shape, generator=generator) - 0.5) * scale * 256 + 128).floor().to(torch.uint8) for shape in shapes
+    )
+
+
 def photographs(preprocessing: Preprocessing) -> list[tuple[str, Tensor]]:
-    """The two photographs that scikit-learn ships, whole and as a close-up, preprocessed."""
+    """The two photographs that scikit-learn ships, whole and as a close-up, as the artifact is given them."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 

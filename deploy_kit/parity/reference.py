@@ -39,7 +39,7 @@ def compute_references(model: nn.Module, cases: Sequence[Case]) -> list[Referenc
         eager = _run(single, case.inputs, "the model does not run", "mend its forward()")
         exact = _run(
             double,
-            tuple(x.double() for x in case.inputs),
+            tuple(x.double() if x.is_floating_point() else x for x in case.inputs),
             "the model does not run in float64, so nothing can be proven",
             "make tensors in forward() with the dtype of an input (x.new_zeros, dtype=x.dtype)",
         )
@@ -75,11 +75,12 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...], problem: str, fix: str) 
 def in_float64(model: nn.Module) -> nn.Module:
     """A copy of ``model`` whose parameters, buffers and casts to float32 are float64."""
     double = copy.deepcopy(model).eval().double()
-    if isinstance(double, torch.fx.GraphModule):
-        for node in double.graph.nodes:
-            node.args = pytree.tree_map(_widen, node.args)
-            node.kwargs = pytree.tree_map(_widen, node.kwargs)
-        double.recompile()
+    for module in double.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.args = pytree.tree_map(_widen, node.args)
+                node.kwargs = pytree.tree_map(_widen, node.kwargs)
+            module.recompile()
     return double
 
 
