@@ -56,11 +56,13 @@ class CoreMLOptions(Options):
 
     fp16 is CoreML's own default: the Neural Engine computes in nothing else. ``compress`` makes the weights smaller,
     and not what is computed with them: int8, or indices of so many bits into a palette for each tensor.
+    ``calibration`` is a folder of images to measure the range of fp16 and the loss of compression on.
     """
 
     ios: int = Field(default=15, ge=15, le=18)
     precision: Literal["fp32", "fp16"] = "fp16"
     compress: Kind | None = None
+    calibration: Path | None = None
 
     @field_validator("compress")
     @classmethod
@@ -104,7 +106,7 @@ class CoreML(Exporter):
                 "program": str(program),
                 "samples": str(samples),
                 "package": str(folder / FILE),
-                **options.model_dump(),
+                **options.model_dump(include={"ios", "precision", "compress"}),
             }
             with stages.stage(conversion_stage(options)):
                 converted = work(job, "coremltools cannot convert the graph", CONVERSION_LIMIT)
@@ -206,12 +208,11 @@ def distinct_outputs(graph: Graph) -> tuple[Graph, list[int]]:
 
 
 def audit_samples(graph: Graph) -> list[tuple[Tensor, ...]]:
-    """Inputs to measure ranges and losses on: the graph's own, or noise, and photographs for what may take images."""
-    if graph.calibration:
-        return list(graph.calibration)
+    """Inputs to measure ranges and losses on: those that the graph is to be calibrated on, or else photographs where
+    it looks as if it took images; and noise, which the proof will use as well."""
     shapes = [tuple(x.shape) for x in graph.example_inputs]
-    preprocessing = Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None
-    return [case.inputs for case in make_cases(shapes, preprocessing)]
+    preprocessing = Preprocessing.for_input(shapes[0]) if len(shapes) == 1 and not graph.calibration else None
+    return [*graph.calibration, *(case.inputs for case in make_cases(shapes, preprocessing))]
 
 
 def save_program(graph: Graph, path: Path) -> None:

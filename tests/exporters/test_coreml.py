@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional as F
 
+from deploy_kit.api import export, parse_options
 from deploy_kit.artifact import Artifact
 from deploy_kit.capture import capture
-from deploy_kit.errors import ExportError, MissingDependencyError
+from deploy_kit.errors import ExportError, MissingDependencyError, ProofError, UserError
 from deploy_kit.exporters import coreml as target
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import UNVERIFIED, Exported
 from deploy_kit.exporters.coreml import FILE, CoreML, CoreMLOptions, audit_samples, distinct_outputs
-from deploy_kit.exporters.coreml_conversion import Converted, convert, write_package
+from deploy_kit.exporters.coreml_conversion import Converted, convert, weight_bytes, write_package
 from deploy_kit.exporters.coreml_worker import JOBS
 from deploy_kit.exporters.mil.interpreter import execute, operator_types
 from deploy_kit.exporters.mil.package import load_package, quiet
@@ -29,6 +31,7 @@ from deploy_kit.exporters.mil.ranges import LARGEST, RangeAudit, worst_snr_db
 from deploy_kit.fusion import fuse_graph
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
+from deploy_kit.parity.compare import LIMITS, Limits
 from deploy_kit.parity.proof import Proof, judge
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
@@ -475,6 +478,119 @@ def test_fp16_halves_the_weights_and_keeps_float32_inputs(tmp_path: Path) -> Non
     assert exported.details["fp16"]["kept_in_fp32"] == []
     assert 50 < exported.details["fp16"]["snr_db"] < 90
     assert torch.finfo(torch.float16).max == LARGEST
+
+
+# compression
+
+
+class Wide(nn.Module):
+    """Weights that are worth compressing, beside some that are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.local = nn.Conv2d(3, 48, 8, 8), nn.Conv2d(48, 48, 3, padding=1, groups=48)
+        self.up, self.head = nn.Linear(48, 96), nn.Linear(96, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.local(self.stem(x).relu()).mean((2, 3))
+        return self.head(F.gelu(self.up(x)))
+
+
+def load_wide() -> LoadedModel:
+    return load_model(random(Wide()), input_size="1x3x32x32")
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Exported, Path]]:
+    graph, made = load_wide().capture(), {}
+    for kind in ("int8", "palette8", "palette6", "palette4"):
+        folder = tmp_path_factory.mktemp(kind)
+        made[kind] = export_here(graph, folder, precision="fp16", ios=16, compress=kind), folder / FILE
+    return made
+
+
+def test_compressed_weights_are_measured(compressed: dict[str, tuple[Exported, Path]]) -> None:
+    details = {kind: exported.details["compression"] for kind, (exported, _) in compressed.items()}
+    for kind, found in details.items():
+        assert (found["kind"], found["tensors"]) == (kind, 2)  # the stem, and one of the linear layers
+        assert found["weight_bytes"]["after"] < found["weight_bytes"]["before"]
+    (before,) = {found["weight_bytes"]["before"] for found in details.values()}
+    after = {kind: found["weight_bytes"]["after"] for kind, found in details.items()}
+    assert after == {kind: weight_bytes(package) for kind, (_, package) in compressed.items()}
+    assert after["palette4"] < after["palette6"] < after["palette8"]
+    assert after["palette4"] < 0.4 * before
+    assert details["palette8"]["snr_db"] > details["palette6"]["snr_db"] > details["palette4"]["snr_db"] > 5
+    assert 25 < details["int8"]["snr_db"] < 60
+
+
+def test_the_loss_of_compression_is_against_the_package_as_it_was(
+    compressed: dict[str, tuple[Exported, Path]], tmp_path: Path
+) -> None:
+    graph = load_wide().capture()
+    _, function = write(graph, tmp_path, precision="fp16", ios=16)
+    exported, package = compressed["palette6"]
+    samples = audit_samples(graph)
+    outputs = [[execute(each, sample) for sample in samples] for each in (function, load_package(package))]
+    assert exported.details["compression"]["snr_db"] == pytest.approx(worst_snr_db(*outputs), abs=1e-6)
+
+
+def test_names_and_the_types_of_inputs_survive_compression(compressed: dict[str, tuple[Exported, Path]]) -> None:
+    for _, package in compressed.values():
+        description = ct.models.utils.load_spec(str(package)).description
+        (given,), (returned,) = description.input, description.output
+        assert (given.name, returned.name) == ("input", "output")
+        assert given.type.multiArrayType.dataType == ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
+
+
+def test_a_compressed_artifact_is_proven_by_the_limits_of_int8(tmp_path: Path) -> None:
+    manifest = export_to(tmp_path, load_wide(), "coreml", ios=18, compress="palette6").manifest
+    assert manifest.proof.precision == "int8"
+    assert manifest.outcome == Outcome.OK
+    assert manifest.options["compress"] == "palette6"
+    assert manifest.details["compression"]["snr_db"] > 15
+
+
+def test_a_compression_that_loses_too_much_is_lossy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(LIMITS, "int8", Limits(snr_db=60.0))
+    with here(), pytest.raises(ProofError, match="loses more than int8 may") as error:
+        export_to(tmp_path, load_wide(), "coreml", ios=16, compress="palette4")
+    assert error.value.outcome == Outcome.LOSSY
+    with here():
+        artifact = export(
+            load_wide(), "coreml", out=tmp_path, options={"ios": 16, "compress": "palette4"}, allow_lossy=True
+        )
+    assert artifact.manifest.outcome == Outcome.LOSSY
+
+
+def test_a_model_without_large_weights_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
+    exported = export_here(load_tiny().capture(), tmp_path, ios=16, compress="int8")
+    found = exported.details["compression"]
+    assert found["weight_bytes"]["before"] == found["weight_bytes"]["after"]
+    assert found["tensors"] == 0
+    assert exported.notes == ["no weight is large enough to be compressed to int8"]
+
+
+def test_compression_needs_ios_16() -> None:
+    with pytest.raises(UserError, match=r"--compress 'palette6': .* from iOS 16 on: add --ios 16"):
+        parse_options(CoreML(), {"compress": "palette6"})
+    assert parse_options(CoreML(), {"compress": "palette6", "ios": 16}).compress == "palette6"
+    with pytest.raises(UserError, match="compress"):
+        parse_options(CoreML(), {"compress": "palette5", "ios": 16})
+
+
+def test_uncompressed_packages_keep_the_limits_of_their_type() -> None:
+    assert CoreML().precision(CoreMLOptions()) == "fp16"
+    assert CoreML().precision(CoreMLOptions(precision="fp32")) == "fp32"
+    assert CoreML().precision(CoreMLOptions(precision="fp32", ios=16, compress="int8")) == "int8"
+
+
+def test_the_audit_uses_the_inputs_that_a_graph_is_calibrated_on() -> None:
+    graph = load_tiny().capture()
+    own = torch.full((1, 3, 32, 32), 7.0)
+    samples = audit_samples(replace(graph, calibration=((own,),)))
+    assert samples[0][0] is own
+    assert len(samples) == 3  # and noise of two strengths, but no photographs
+    assert len(audit_samples(graph)) > 3
 
 
 # without coremltools
