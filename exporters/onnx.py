@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,26 +14,47 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
-from deploy_kit.exporters.onnx_file import check, convert, root_cause, run_file, save_inputs, work
+from deploy_kit.errors import ExportError
+from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
+from deploy_kit.exporters.onnx_file import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    check,
+    convert,
+    run_file,
+    save_inputs,
+    weights_file,
+    work,
+)
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
+from deploy_kit.outcome import Outcome
+from deploy_kit.precision import Lowered, Scheme, lower
 from deploy_kit.stages import Stages
 
-FILE = "model.onnx"
+FILE, MOBILE_FILE = "model.onnx", "model.ort"
+REQUIRED_OPERATORS = "required_operators_and_types.config"
 SAME = 2e-6
 """A simplified model is kept only if its outputs are this close, relatively, to those before."""
 
 POLICY = Policy(folds("exact, and onnxruntime does not do it"))
 
 
-class OnnxOptions(Options):
-    """``opset`` is the version of the operator set; ``dynamic_batch`` leaves the batch free."""
+SCHEME = Scheme(unsigned=True)
+"""onnxruntime computes with uint8 activations on every processor; on x86 it does not fuse all of int8's."""
 
-    opset: int = Field(default=20, ge=18, le=23)
+
+class OnnxOptions(PrecisionOptions):
+    """``opset`` is the version of the operator set; ``dynamic_batch`` leaves the batch free.
+
+    ``ort_format`` also writes what mobile builds of onnxruntime load, which is then what is proven.
+    """
+
+    opset: int = Field(default=20, ge=OLDEST_OPSET, le=NEWEST_OPSET)
     dynamic_batch: bool = False
     simplify: bool = True
+    ort_format: bool = False
 
 
 class Onnx(Exporter):
@@ -53,6 +76,9 @@ class Onnx(Exporter):
     def dynamic_batch(self, options: OnnxOptions) -> bool:
         return options.dynamic_batch
 
+    def lower(self, graph: Graph, options: OnnxOptions) -> Lowered:
+        return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
+
     def export(self, graph: Graph, folder: Path, options: OnnxOptions, stages: Stages) -> Exported:
         file = folder / FILE
         with stages.stage("convert to ONNX"):
@@ -63,13 +89,38 @@ class Onnx(Exporter):
                 details["simplified"] = simplify(file, graph.example_inputs)
         with stages.stage("check the ONNX"):
             operators = check(file)
+        if options.ort_format:
+            with stages.stage("convert to onnxruntime's format"):
+                operators = convert_for_mobile(file, details)
         packages = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim")
-        return Exported(FILE, operators, toolchain={name: version(name) for name in packages}, details=details)
+        toolchain = {name: version(name) for name in packages}
+        return Exported(MOBILE_FILE if options.ort_format else FILE, operators, toolchain=toolchain, details=details)
 
     def run(
         self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: OnnxOptions, details: dict[str, Any]
     ) -> Ran:
         return run_file(file, inputs)
+
+
+def convert_for_mobile(file: Path, details: dict[str, Any]) -> dict[str, int]:
+    """Write a file in onnxruntime's own format beside it, and the configuration of a build that has what it needs.
+
+    Returns:
+        How often each operator is in it, as onnxruntime has fused them; ``details`` get their domains and opsets.
+    """
+    if weights_file(file).exists():
+        raise ExportError(
+            "onnxruntime's own format holds no more than 2 GB",
+            fix="leave out --ort-format",
+            outcome=Outcome.LOWER_FAILED,
+        )
+    job = {"do": "convert", "model": str(file), "config": str(file.with_name(REQUIRED_OPERATORS))}
+    found = work(job, "onnxruntime could not write its own format", Outcome.LOWER_FAILED)["operators"]
+    details["ort_format"] = {"optimized": "all, ahead of time, for ARM", "required_operators": sorted(found)}
+    operators: Counter[str] = Counter()
+    for name, calls in found.items():
+        operators[name.rpartition(";")[2]] += calls
+    return dict(operators.most_common())
 
 
 def simplify(file: Path, example_inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -79,33 +130,33 @@ def simplify(file: Path, example_inputs: tuple[Tensor, ...]) -> dict[str, Any]:
         ``kept``, the ``reason``, and where it was measured ``time_ratio``: the median time of the
         simplified model over that of the plain one, interleaved, at one thread.
     """
-    import onnx
-    import onnxsim
-
+    weights = weights_file(file)
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-        simpler = Path(scratch, "simplified.onnx")
+        simpler = Path(scratch, file.name)
+        data = weights.name if weights.exists() else None
+        job = {"do": "simplify", "model": str(file), "target": str(simpler), "data": data}
+        race = {
+            "do": "bench",
+            "files": {"plain": str(file), "simplified": str(simpler)},
+            "inputs": str(save_inputs([example_inputs], Path(scratch))),
+            "threads": 1,
+            "warmup": 3,
+            "iterations": 21,
+        }
         try:
-            model, checked = onnxsim.simplify(str(file))
-            if not checked:
+            if not work(job, "onnxsim failed", Outcome.EXPORT_FAILED)["confirmed"]:
                 return {"kept": False, "reason": "onnxsim could not confirm its own result"}
-            onnx.save(model, str(simpler))
-            result = work(
-                {
-                    "do": "bench",
-                    "files": {"plain": str(file), "simplified": str(simpler)},
-                    "inputs": str(save_inputs([example_inputs], Path(scratch))),
-                    "threads": 1,
-                    "warmup": 3,
-                    "iterations": 21,
-                }
-            )
-        except Exception as error:  # onnxsim fails in many ways, and the plain model is there
-            return {"kept": False, "reason": f"onnxsim failed: {root_cause(error)}"}
+            result = work(race, "it could not be compared", Outcome.RUN_FAILED)
+        except ExportError as error:  # the plain model is there
+            return {"kept": False, "reason": str(error)}
         ratio = statistics.median(result["seconds"]["simplified"]) / statistics.median(result["seconds"]["plain"])
         difference = result["difference"]["simplified"]
         if difference is None or not difference <= SAME:
             return {"kept": False, "reason": f"its outputs differ by {difference}", "time_ratio": ratio}
         if ratio > 1:
             return {"kept": False, "reason": "it is slower", "time_ratio": ratio}
-        simpler.replace(file) if simpler.stat().st_dev == file.stat().st_dev else file.write_bytes(simpler.read_bytes())
+        weights.unlink(missing_ok=True)
+        for new in (simpler, weights_file(simpler)):
+            if new.exists():
+                shutil.move(new, file.with_name(new.name))
         return {"kept": True, "reason": "it computes the same and is not slower", "time_ratio": ratio}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import sys
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,32 @@ from torch import Tensor
 from deploy_kit.errors import ExportError
 from deploy_kit.exporters.base import Ran
 from deploy_kit.graph import Graph, source_line
+from deploy_kit.outcome import Outcome
 from deploy_kit.worker import WorkerError, run_worker
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime's own builds report to Microsoft otherwise
 
+OLDEST_OPSET, NEWEST_OPSET = 13, 26
+"""The newest is the last that onnxruntime 1.31 runs: it refuses 27 and 28, which are not released."""
+
 WORKER = Path(__file__).with_name("ort_worker.py")
+LIMIT = 600
+"""Seconds until a worker is ended."""
+
+NOT_LOADED = "the file cannot be loaded"
+"""How the worker's last words begin where onnxruntime refuses a file."""
+
+INLINE_LIMIT = 2**31 - 2**26
+"""Bytes of weights that a file holds itself: protobuf takes 2 GB, and the operators need some of it."""
 
 
 def convert(graph: Graph, file: Path, opset: int) -> None:
-    """Write a graph as ONNX; raises `ExportError` naming the operator that has no ONNX form."""
+    """Write a graph as ONNX; raises `ExportError` naming the operator that has no ONNX form.
+
+    Weights of more than `INLINE_LIMIT` go into a file beside it, the one that `weights_file` names.
+    """
+    from deploy_kit.exporters.onnx_opset import nearest, restate
+
     inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
     batch = torch.export.Dim("batch", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -41,7 +58,7 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
                 dynamo=True,
                 optimize=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=nearest(opset),
                 input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
                 dynamic_shapes=tuple({0: batch} for _ in inputs) if graph.dynamic_batch else None,
             )
@@ -51,7 +68,21 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
     except Exception as error:  # the exporter raises many types; the last cause names the operator
         reason = root_cause(error)
         raise ExportError(f"the ONNX exporter failed: {reason}{_where(graph, reason)}") from error
-    program.save(str(file))
+    restate(program.model, opset)
+    _write(program.model, file)
+
+
+def _write(model: Any, file: Path) -> None:
+    from onnxscript import ir
+
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    inline = sum(tensor.nbytes for tensor in tensors if tensor is not None) <= INLINE_LIMIT
+    ir.save(model, file, external_data=None if inline else weights_file(file).name)
+
+
+def weights_file(file: Path) -> Path:
+    """Where the weights of an ONNX file are if it does not hold them itself."""
+    return file.with_name(f"{file.name}.data")
 
 
 def _where(graph: Graph, reason: str) -> str:
@@ -74,15 +105,10 @@ def root_cause(error: BaseException) -> str:
 
 def check(file: Path) -> dict[str, int]:
     """Check a file with ONNX's own checker and count its operators."""
-    import onnx
-
-    try:
-        onnx.checker.check_model(str(file), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"ONNX's checker refuses the file: {root_cause(error)}") from error
-    return dict(
-        Counter(node.op_type for node in onnx.load(str(file), load_external_data=False).graph.node).most_common()
-    )
+    checked = work({"do": "check", "model": str(file)}, "ONNX's checker failed", Outcome.EXPORT_FAILED)
+    if checked["problem"] is not None:
+        raise ExportError(f"ONNX's checker refuses the file: {checked['problem']}")
+    return checked["operators"]
 
 
 def run_file(file: Path, inputs: Sequence[tuple[Tensor, ...]]) -> Ran:
@@ -90,7 +116,8 @@ def run_file(file: Path, inputs: Sequence[tuple[Tensor, ...]]) -> Ran:
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         outputs = Path(scratch, "outputs.npz")
         job = {"do": "run", "model": str(file), "outputs": str(outputs), "threads": 1}
-        result = work({**job, "inputs": str(save_inputs(inputs, Path(scratch)))})
+        job["inputs"] = str(save_inputs(inputs, Path(scratch)))
+        result = work(job, "onnxruntime could not run the file", Outcome.RUN_FAILED)
         return Ran(load_outputs(outputs, len(inputs)), f"onnxruntime {result['onnxruntime']}")
 
 
@@ -111,9 +138,13 @@ def load_outputs(path: Path, cases: int) -> list[list[Tensor]]:
     return outputs
 
 
-def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Do one of the jobs of onnxruntime's worker; raises `ExportError` with its last words."""
+def work(job: dict[str, Any], failure: str, outcome: Outcome) -> dict[str, Any]:
+    """Do one of the worker's jobs; raises `ExportError`, ``failure`` with the worker's last words."""
     try:
-        return run_worker([sys.executable, WORKER], job, timeout=600)
+        return run_worker([sys.executable, "-P", WORKER], job, timeout=LIMIT)
     except WorkerError as error:
-        raise ExportError(f"onnxruntime failed: {error}") from error
+        if "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if NOT_LOADED in str(error):
+            outcome = Outcome.LOAD_FAILED
+        raise ExportError(f"{failure}: {error}", outcome=outcome) from error

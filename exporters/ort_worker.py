@@ -1,6 +1,7 @@
-"""The part of the onnx target that runs onnxruntime, in a process of its own.
+"""The part of the onnx target that calls native code: onnxruntime, onnxsim and ONNX's checker, in a process of its own.
 
-``python ort_worker.py JOB RESULT``: JOB and RESULT are JSON files.
+``python -P ort_worker.py JOB RESULT``: JOB and RESULT are JSON files. ``-P`` keeps this folder, which has an
+``onnx.py``, off the path.
 """
 
 from __future__ import annotations
@@ -8,17 +9,25 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+
+NOT_LOADED = "the file cannot be loaded"
+"""How the last words begin where onnxruntime refuses a file."""
 
 
 def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common type
+        raise SystemExit(f"{NOT_LOADED}: {error}") from None
 
 
 def _read(path: str) -> list[list[np.ndarray]]:
@@ -74,10 +83,84 @@ def _difference(expected: list[np.ndarray], got: list[np.ndarray]) -> float | No
     return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in zip(expected, got))
 
 
+def check(job: dict[str, Any]) -> dict[str, Any]:
+    """Check a file with ONNX's own checker; returns the ``problem`` or None, and how often each operator is there."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(job["model"], full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return {"problem": _first_line(error), "operators": {}}
+    graph = onnx.load(job["model"], load_external_data=False).graph
+    return {"problem": None, "operators": dict(Counter(node.op_type for node in graph.node).most_common())}
+
+
+def simplify(job: dict[str, Any]) -> dict[str, Any]:
+    """Write onnxsim's form of a model, with its weights in the file ``data`` if that is named.
+
+    Returns:
+        ``confirmed``: whether onnxsim could confirm that its result computes the same.
+    """
+    import onnx
+    import onnxsim
+
+    model, confirmed = onnxsim.simplify(job["model"])
+    external = {"save_as_external_data": True, "location": job["data"]} if job["data"] else {}
+    onnx.save(model, job["target"], **external)
+    return {"confirmed": bool(confirmed)}
+
+
+def convert(job: dict[str, Any]) -> dict[str, Any]:
+    """Write a ``.onnx`` once more in onnxruntime's own format, beside it, and the list of what a build needs for it.
+
+    Everything is optimized that any processor gains from. The platform ``arm`` leaves out NCHWc, a layout that only
+    x86 computes in, and keeps int8 as int8, which x86 would turn into uint8.
+
+    Returns:
+        How often each operator is in the ``.ort``, by ``domain;opset;name``.
+    """
+    from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
+    from onnxruntime.tools.reduced_build_config_parser import parse_config
+
+    source, config = Path(job["model"]), Path(job["config"])
+    convert_onnx_models_to_ort(
+        source, optimization_styles=[OptimizationStyle.Fixed], target_platform="arm", enable_type_reduction=True
+    )
+    written = source.with_suffix(".required_operators_and_types.config")
+    lines = [line for line in written.read_text().splitlines() if not line.startswith("#")]  # folders of this machine
+    written.unlink()
+    config.write_text("\n".join([f"# The operators of {source.with_suffix('.ort').name}, and their types", *lines, ""]))
+    operators = _operators(source.with_suffix(".ort"))
+    listed, _ = parse_config(str(config), True)
+    for domain, opset, name in (operator.split(";") for operator in operators):
+        if name not in listed.get(domain, {}).get(int(opset), ()):
+            raise SystemExit(f"{name} ({domain}, opset {opset}) is not in {config.name}, and the model needs it")
+    return {"operators": operators}
+
+
+def _operators(file: Path) -> dict[str, int]:
+    """How often each operator is in an ``.ort`` file, read from it without loading it."""
+    from onnxruntime.tools.ort_format_model.ort_model_processor import OrtFormatModelProcessor
+
+    found: Counter[str] = Counter()
+
+    class Counting(OrtFormatModelProcessor):
+        def _add_required_op(self, domain: str, opset: int, op_type: str) -> None:
+            found[f"{domain};{opset};{op_type}"] += 1
+
+    Counting(str(file), {}, None).process()
+    return dict(found.most_common())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
-    result = {"run": run, "bench": bench}[job["do"]](job)
+    jobs = {"run": run, "bench": bench, "check": check, "simplify": simplify, "convert": convert}
+    result = jobs[job["do"]](job)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
 

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,15 +15,23 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from deploy_kit.errors import ExportError, UserError
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement, save_inputs
+from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement, save_inputs
 from deploy_kit.exporters.mobile.interpreter import FIX, INSTALL, Interpreter, find_interpreter
+from deploy_kit.exporters.torchscript_int8 import SCHEME, to_quantized_operators
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
+from deploy_kit.outcome import Outcome
+from deploy_kit.precision import Lowered, lower
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError
 
 FILE = "model.ptl"
+QNNPACK = "qnnpack"
+"""The engine of PyTorch's integer kernels on phones."""
+
+NOT_LOADED = "the file cannot be loaded"
+"""How the worker's last words begin where the interpreter refuses a file."""
 
 EXACT = "exact and never slower: work that the model's form does and its function does not need"
 
@@ -61,12 +69,17 @@ place. Two were measured otherwise, and say so. The passes themselves have been 
 the suite ``edgevit_torchscript_lite``."""
 
 
-class TorchScriptLiteOptions(Options):
+INT8_POLICY = Policy(tuple(choice for choice in POLICY.passes if choice.name != "elementwise_in_place"))
+"""A value that is stored in int8 is read more than once, and must not be written over."""
+
+
+class TorchScriptLiteOptions(PrecisionOptions):
     """Which interpreter prepacks and proves, and the bytecode version to write (None is its own).
 
     The interpreter is of this machine, not of the artifact: the manifest leaves it out.
     """
 
+    precision: Literal["fp32", "int8"] = "fp32"
     mobile_python: str | None = Field(default=None, exclude=True)
     bytecode_version: int | None = Field(default=None, ge=4, le=8)
 
@@ -88,7 +101,10 @@ class TorchScriptLite(Exporter):
         return [Requirement("mobile interpreter", found, purpose, INSTALL, optional=True)]
 
     def policy(self, options: TorchScriptLiteOptions) -> Policy:
-        return POLICY
+        return POLICY if options.precision == "fp32" else INT8_POLICY
+
+    def lower(self, graph: Graph, options: TorchScriptLiteOptions) -> Lowered:
+        return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
 
     def export(self, graph: Graph, folder: Path, options: TorchScriptLiteOptions, stages: Stages) -> Exported:
         with stages.stage("find the mobile interpreter"):
@@ -105,7 +121,7 @@ class TorchScriptLite(Exporter):
                     "prepack": interpreter.xnnpack,
                     "bytecode_version": options.bytecode_version,
                 }
-                result = _work(interpreter, job, "write the .ptl")
+                result = _work(interpreter, job, "write the .ptl", Outcome.LOWER_FAILED)
         notes = [] if interpreter.xnnpack else [f"not prepacked for XNNPACK, so slower than it could be: {FIX}"]
         return Exported(
             FILE,
@@ -136,7 +152,7 @@ class TorchScriptLite(Exporter):
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
             save_inputs(inputs, given)
             job = {"do": "run", "target": str(file), "inputs": str(given), "outputs": str(returned), "threads": 1}
-            _work(interpreter, job, "run the .ptl")
+            _work(interpreter, job, "run the .ptl", Outcome.RUN_FAILED)
             return Ran(torch.load(returned, weights_only=True), interpreter.description)
 
 
@@ -145,7 +161,9 @@ def trace(graph: Graph, path: Path) -> None:
 
     Outputs of any structure become one tensor, or a tuple of tensors in their order.
     """
-    module = _with_flat_outputs(graph).module
+    flat = _with_flat_outputs(graph)
+    to_quantized_operators(flat)
+    module = flat.module
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,8 +187,10 @@ def _with_flat_outputs(graph: Graph) -> Graph:
     return copied
 
 
-def _work(interpreter: Interpreter, job: dict[str, Any], purpose: str) -> dict[str, Any]:
+def _work(interpreter: Interpreter, job: dict[str, Any], purpose: str, outcome: Outcome) -> dict[str, Any]:
     try:
         return interpreter.work(job)
     except WorkerError as error:
-        raise ExportError(f"{interpreter.description} could not {purpose}: {error}") from error
+        if NOT_LOADED in str(error):
+            outcome = Outcome.LOAD_FAILED
+        raise ExportError(f"{interpreter.description} could not {purpose}: {error}", outcome=outcome) from error

@@ -83,13 +83,20 @@ def inspect(job: dict[str, Any]) -> dict[str, Any]:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run a file on every set of inputs, and keep the outputs."""
     torch.set_num_threads(job["threads"])
-    module = _load_for_lite_interpreter(job["target"], map_location="cpu")
+    try:
+        module = _load_for_lite_interpreter(job["target"], map_location="cpu")
+    except RuntimeError as error:
+        raise SystemExit(f"the file cannot be loaded: {error}") from None
     with torch.no_grad():
         outputs = [_flat(module(*inputs)) for inputs in torch.load(job["inputs"])]
     buffer = io.BytesIO()
     torch.save(outputs, buffer)
     _write(job["outputs"], buffer.getvalue())
-    return {"torch": torch.__version__, "xnnpack": bool(torch.backends.xnnpack.enabled)}  # type: ignore[attr-defined]
+    return {
+        "torch": torch.__version__,
+        "xnnpack": bool(torch.backends.xnnpack.enabled),  # type: ignore[attr-defined]
+        "engine": torch.backends.quantized.engine,
+    }
 
 
 def _flat(value: Any) -> list[torch.Tensor]:
@@ -122,6 +129,8 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
+    if "qnnpack" in torch.backends.quantized.supported_engines:
+        torch.backends.quantized.engine = "qnnpack"  # what phones have
     result = {"probe": probe, "save": save, "inspect": inspect, "run": run, "bench": bench}[job["do"]](job)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
