@@ -87,12 +87,14 @@ class Ran:
 
 
 def save_inputs(cases: Sequence[tuple[Tensor, ...]], path: Path) -> None:
-    """Write each case's inputs for a worker to read with ``torch.load``.
+    """Write each case's inputs for a worker to read with ``torch.load``."""
+    save_tensors([tuple(x.contiguous() for x in case) for case in cases], path)
 
-    From Python: torch's own writer aborts the process where the disk is full.
-    """
+
+def save_tensors(value: Any, path: Path) -> None:
+    """Write tensors in lists, tuples or dicts from Python: torch's own writer aborts where the disk is full."""
     buffer = io.BytesIO()
-    torch.save([tuple(x.contiguous() for x in case) for case in cases], buffer)
+    torch.save(value, buffer)
     path.write_bytes(buffer.getvalue())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 import warnings
@@ -14,12 +15,22 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.base import (
+    UNVERIFIED,
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    save_inputs,
+)
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.inputs import noise
+from deploy_kit.precision import Lowered, Scheme, lower
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -90,7 +101,11 @@ XNNPACK_POLICY = Policy(
 (XNNPACK, x86-64, 1 thread), all others in place: ``edgevit_executorch --models edgevit_xxs --without PASS``."""
 
 
-class ExecuTorchOptions(Options):
+SCHEME = Scheme()
+"""What XNNPACK's integer kernels take: int8 with any zero point, and weights with a scale for each channel."""
+
+
+class ExecuTorchOptions(PrecisionOptions):
     """Who computes; ``strict`` refuses heavy operators outside of the delegate; ``bundle_io`` adds a test case."""
 
     delegate: Literal["xnnpack", "coreml", "vulkan", "portable"] = "xnnpack"
@@ -112,6 +127,9 @@ class Executorch(Exporter):
     def policy(self, options: ExecuTorchOptions) -> Policy:
         return XNNPACK_POLICY if options.delegate == "xnnpack" else POLICY
 
+    def lower(self, graph: Graph, options: ExecuTorchOptions) -> Lowered:
+        return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
+
     def export(self, graph: Graph, folder: Path, options: ExecuTorchOptions, stages: Stages) -> Exported:
         installed = _require()
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
@@ -119,7 +137,7 @@ class Executorch(Exporter):
             with stages.stage("export the fused graph"):
                 export_program(graph, source)
             if options.bundle_io:
-                torch.save([_bundled_case(graph)], cases)
+                save_tensors([_bundled_case(graph)], cases)
             job = {
                 "do": "lower",
                 "source": str(source),
@@ -150,7 +168,7 @@ class Executorch(Exporter):
             return Ran(None, UNVERIFIED)
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
-            torch.save([tuple(x.contiguous() for x in case) for case in inputs], given)
+            save_inputs(inputs, given)
             job = {"do": "run", "target": str(file), "inputs": str(given), "outputs": str(returned), "threads": 1}
             work(job, "run the .pte")
             outputs = torch.load(returned, weights_only=True)
@@ -177,10 +195,12 @@ def export_program(graph: Graph, path: Path) -> None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(torch.export.export(graph.module, graph.example_inputs), path)
+            buffer = io.BytesIO()
+            torch.export.save(torch.export.export(graph.module, graph.example_inputs), buffer)
     except Exception as error:  # torch.export raises many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"the fused graph cannot be exported: {reason}") from error
+    path.write_bytes(buffer.getvalue())  # torch's own writer aborts where the disk is full
 
 
 def work(

@@ -13,19 +13,20 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import field_validator
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
 from deploy_kit.exporters.onnx_file import check, convert, load_outputs, run_file, save_inputs
 from deploy_kit.exporters.tensorrt_worker import NOT_LOADED
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
+from deploy_kit.precision import Lowered, Scheme, lower
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -43,14 +44,17 @@ PROGRAMS = {CLASSIC: "trtexec", RTX: "tensorrt_rtx"}
 POLICY = Policy(folds("exact, and one operator or one constant less in the ONNX; not measured on a GPU"))
 
 
-class TensorRTOptions(Options):
+SCHEME = Scheme(symmetric=True)
+"""TensorRT's integer kernels know no zero point. The precision comes from the types in the ONNX, not from flags."""
+
+
+class TensorRTOptions(PrecisionOptions):
     """``compute_capability`` names the GPUs to build for ahead of time, such as ``8.6,8.9``.
 
     Without it TensorRT builds for the GPU that is here, and TensorRT-RTX for all that it supports by default.
     """
 
     compute_capability: str | None = None
-    precision: Literal["fp32"] = "fp32"
 
     @field_validator("compute_capability")
     @classmethod
@@ -88,6 +92,9 @@ class TensorRT(Exporter):
 
     def policy(self, options: TensorRTOptions) -> Policy:
         return POLICY
+
+    def lower(self, graph: Graph, options: TensorRTOptions) -> Lowered:
+        return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
 
     def export(self, graph: Graph, folder: Path, options: TensorRTOptions, stages: Stages) -> Exported:
         package = choose_package(options)
@@ -184,6 +191,8 @@ def _explain(unsupported: list[dict[str, str]]) -> str:
 def command_line(package: str, options: TensorRTOptions) -> str:
     """What builds the same engine with the package's own program, in the artifact's folder."""
     words = [PROGRAMS[package], f"--onnx={ONNX}", f"--saveEngine={FILE}", "--noTF32", "--skipInference"]
+    if package == CLASSIC:
+        words.append("--stronglyTyped")
     if options.compute_capabilities:
         listed = ",".join(name.replace(".", "") for name in options.compute_capabilities)
         words.append(f"--computeCapabilities={listed}")

@@ -52,7 +52,7 @@ def build(trt: Any, job: dict[str, Any]) -> dict[str, Any]:
     result = {"version": trt.__version__, "unsupported": unsupported, "layers": {}}
     if unsupported:
         return result
-    network = builder.create_network(0)
+    network = builder.create_network(_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(job["onnx"]):
         errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
@@ -67,7 +67,7 @@ def build(trt: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unsupported(trt: Any, builder: Any, logger: Any, path: str) -> list[dict[str, str]]:
-    network = builder.create_network(0)  # the parser crashes when nothing else holds it
+    network = builder.create_network(_typed(trt))  # the parser crashes when nothing else holds it
     parser = trt.OnnxParser(network, logger)
     with open(path, "rb") as file:
         if parser.supports_model_v2(file.read(), path):
@@ -76,6 +76,12 @@ def _unsupported(trt: Any, builder: Any, logger: Any, path: str) -> list[dict[st
     return [
         {"operator": error.node_operator(), "node": error.node_name(), "reason": error.desc()} for error in errors
     ] or [{"operator": "", "node": "", "reason": "the parser does not say why"}]
+
+
+def _typed(trt: Any) -> int:
+    """The flag by which a network computes in the types that its ONNX says; TensorRT-RTX does nothing else."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def _configure(trt: Any, builder: Any, compute_capabilities: list[str]) -> Any:

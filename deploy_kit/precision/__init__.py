@@ -94,4 +94,4 @@ def lower(
     return Lowered(graph)
 
 
-__all__ = ["Lowered", "Loss", "Scheme", "lower"]
+__all__ = ["Loss", "Lowered", "Scheme", "lower"]

@@ -128,7 +128,7 @@ def to_half(graph: Graph, keep: Collection[str] = ()) -> tuple[Graph, list[Kept]
             kept.append(Kept(str(node.target), module_path(node), reasons[node.name]))
         _cast_inputs(copied, node, wanted, casts)
         if wanted == torch.float16:
-            node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), _halve)  # type: ignore[assignment]
+            node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), _halve)
         copied.refresh(node)
     copied.clean()
     return replace(copied, calibration=graph.calibration), kept

@@ -70,12 +70,12 @@ def quantize(
 
 
 def _store(graph: Graph, node: fx.Node, numbers: Affine) -> None:
-    """Let every user of ``node`` read it from int8."""
+    """Let every user of ``node`` read it from int8, each by a dequantization of its own: runtimes fuse it with that."""
     users = list(node.users)
     arguments = (numbers.scale, numbers.zero_point, numbers.lowest, numbers.highest, numbers.dtype)
     stored = graph.call(QUANTIZE, node, *arguments, before=node.next, like=node)
-    read = graph.call(DEQUANTIZE, stored, *arguments, before=stored.next, like=node)
     for user in users:
+        read = graph.call(DEQUANTIZE, stored, *arguments, before=user, like=node)
         user.replace_input_with(node, read)
 
 

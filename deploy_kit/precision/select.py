@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph, is_call, is_view, module_path, only_user, operand
@@ -40,7 +40,7 @@ def find_sites(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> list[S
     sites = [
         Site(node, _clamped(node))
         for node in graph.calls(*scheme.operators)
-        if graph.constant(node.args[1]) is not None and node.meta["val"].dtype == torch.float32
+        if _is_layer(graph.constant(node.args[1])) and node.meta["val"].dtype == torch.float32
     ]
     kept: set[fx.Node] = set()
     for name in keep:
@@ -53,6 +53,11 @@ def find_sites(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> list[S
             )
         kept |= within
     return [site for site in sites if site.call not in kept]
+
+
+def _is_layer(weight: Tensor | None) -> bool:
+    """Whether a weight is a layer's own. One of equal elements is an average within a norm, which needs its digits."""
+    return weight is not None and not torch.equal(weight, weight.reshape(-1)[0].expand_as(weight))
 
 
 def is_within(module: str, name: str) -> bool:
