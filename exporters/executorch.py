@@ -24,6 +24,7 @@ from deploy_kit.exporters.base import (
     Ran,
     Requirement,
     save_inputs,
+    save_tensors,
 )
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
