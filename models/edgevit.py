@@ -34,7 +34,9 @@ CONFIGS = {
     "edgevit_xxs": EdgeViTConfig((36, 72, 144, 288), (1, 1, 3, 2), (1, 2, 4, 8)),
     "edgevit_xs": EdgeViTConfig((48, 96, 240, 384), (1, 1, 3, 1), (1, 2, 5, 8)),
     "edgevit_s": EdgeViTConfig((48, 96, 240, 384), (1, 2, 5, 3), (1, 2, 5, 8)),
-    "edgevit_digits": EdgeViTConfig((24, 32, 48, 64), (1, 1, 2, 1), (1, 2, 3, 4)),
+    # Four heads over the last stage's four tokens would meet a bug: OpenVINO 2026.4 computes an attention wrongly on
+    # CPUs where it has as many heads as tokens.
+    "edgevit_digits": EdgeViTConfig((24, 32, 48, 64), (1, 1, 2, 1), (1, 2, 3, 2)),
 }
 
 
@@ -185,14 +187,14 @@ def edgevit_s(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
 
 DIGITS = Trained(
     "edgevit_digits.safetensors",
-    sha256="33829030d931cfd3523dd5e4f13670950f06731710626023b3d91b79be79f05b",
+    sha256="844127443d413853666db07174b16fc40960a73122d28fb69f9f4e4f94ebdc8f",
     preprocessing=Preprocessing(
         resize=64, crop=(64, 64), interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     ),
 )
 
 
-@register(size_multiple=32, input_size=(64, 64), published=Published(PAPER, top1=100.0, macs=6.9e6), trained=DIGITS)
+@register(size_multiple=32, input_size=(64, 64), published=Published(PAPER, top1=99.7, macs=6.9e6), trained=DIGITS)
 def edgevit_digits(num_classes: int = 10, activation: str = "gelu") -> EdgeViT:
     """A small EdgeViT for scikit-learn's handwritten digits, trained by ``benchmarks/train_digits.py``."""
     return _build("edgevit_digits", num_classes, activation)
