@@ -87,7 +87,7 @@ def embed_preprocessing(loaded: LoadedModel) -> LoadedModel:
         )
     return replace(
         loaded,
-        module=WithPreprocessing(loaded.module, preprocessing).eval(),
+        module=WithPreprocessing(loaded.module, preprocessing),
         record=loaded.record.model_copy(update={"embeds_preprocessing": True}),
         preprocessing=preprocessing.model_copy(update={"layout": "NHWC", "embedded": True}),
         program=None,
