@@ -161,6 +161,7 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
         preprocessing=loaded.preprocessing,
         fusion=fused.record,
         operators=exported.operators,
+        delegated_share=exported.delegated_share,
         details=details,
         notes=[*exported.notes, *lowered.notes],
         main_file=exported.main_file,

@@ -109,6 +109,7 @@ class Manifest(_Record):
     preprocessing: Preprocessing | None
     fusion: FusionRecord
     operators: dict[str, int]
+    delegated_share: float | None = None
     details: dict[str, Any]
     notes: list[str]
     main_file: str

@@ -61,7 +61,8 @@ class Exported:
     """What an exporter wrote: the file to load, what is in it, and how it was made.
 
     ``details`` are the target's own facts for the manifest; ``notes`` are for the user to read;
-    ``undelegated`` names convolutions and matrix products that were left to slow kernels.
+    ``undelegated`` names convolutions and matrix products that were left to slow kernels; ``delegated_share`` is
+    the part of all operators that an accelerated backend takes, None for a runtime that has no such division.
     """
 
     main_file: str
@@ -70,6 +71,7 @@ class Exported:
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     undelegated: list[str] = field(default_factory=list)
+    delegated_share: float | None = None
 
 
 @dataclass(frozen=True)

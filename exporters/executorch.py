@@ -158,7 +158,8 @@ class Executorch(Exporter):
         }
         toolchain = {"torch": torch.__version__, "executorch": installed}
         left = list(heavy_outside(placement))
-        return Exported(FILE, operators, toolchain=toolchain, details=details, notes=notes, undelegated=left)
+        share = sum(placement["delegated"].values()) / max(sum(operators.values()), 1)
+        return Exported(FILE, operators, toolchain, details, notes, undelegated=left, delegated_share=share)
 
     def run(
         self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: ExecuTorchOptions, details: dict[str, Any]

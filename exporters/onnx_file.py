@@ -68,8 +68,21 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
     except Exception as error:  # the exporter raises many types; the last cause names the operator
         reason = root_cause(error)
         raise ExportError(f"the ONNX exporter failed: {reason}{_where(graph, reason)}") from error
+    _drop_traces(program.model)
     restate(program.model, opset)
     _write(program.model, file)
+
+
+def _drop_traces(model: Any) -> None:
+    """Leave out the exporter's records of source lines: they name files of this machine, and may outweigh weights."""
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            value.metadata_props.clear()
 
 
 def _write(model: Any, file: Path) -> None:

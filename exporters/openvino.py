@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
 from deploy_kit.exporters.onnx_file import check, convert, load_outputs, save_inputs
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
+from deploy_kit.precision import Lowered, Scheme, lower
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -32,12 +33,16 @@ class OpenVINO(Exporter):
 
     name: ClassVar[str] = "openvino"
     summary: ClassVar[str] = "OpenVINO (.xml and .bin), for Intel processors"
+    options_type: ClassVar[type[Options]] = PrecisionOptions
 
     def requirements(self) -> list[Requirement]:
         return [Requirement("openvino", find_openvino(), "conversion, and the proof", INSTALL)]
 
     def policy(self, options: Options) -> Policy:
         return Policy(folds("exact, and one operator or one constant less; not measured in OpenVINO"))
+
+    def lower(self, graph: Graph, options: PrecisionOptions) -> Lowered:
+        return lower(graph, options.precision, Scheme(), options.keep_fp32, auto_mixed=options.auto_mixed)
 
     def export(self, graph: Graph, folder: Path, options: Options, stages: Stages) -> Exported:
         installed = _require()

@@ -47,7 +47,9 @@ class ExportResult:
     noise_ratio: float | None
     snr_db: float | None
     top1_agreement: float | None
-    seconds: float
+    operators: int | None
+    delegated_share: float | None
+    seconds: float | None
     notes: list[str]
     error: str | None
 
@@ -139,7 +141,7 @@ def command(
         "compute_capability": compute_capability,
     }
     names = list_targets() if target == [ALL] else target
-    options = split_options(names, {name: value for name, value in given.items() if value is not None})
+    options, refused = split_options(names, {name: value for name, value in given.items() if value is not None})
     results = []
     with show_stages() as stages:
         with stages.stage(f"load {model}"):
@@ -168,18 +170,27 @@ def command(
                 )
                 results.append(_success(loaded, artifact, stages, first))
             except (ExportError, ProofError, MissingDependencyError) as error:
-                if len(options) == 1:
+                if len(options) + len(refused) == 1:
                     raise
                 print_error(error)
-                results.append(_failure(loaded, name, error, stages, first))
+                results.append(_failure(loaded, name, error, _seconds(stages, first)))
+        for name, refusal in refused.items():
+            print_error(refusal)
+            results.append(_failure(loaded, name, refusal, None))
     _report(results, loaded, json)
     harmless = {Outcome.UNAVAILABLE} if target == [ALL] else set()
     if any(result.error and result.outcome not in harmless for result in results):
         raise typer.Exit(1)
 
 
-def split_options(targets: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options that each target takes, checked; `UserError` for one that none of them takes."""
+def split_options(
+    targets: list[str], given: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, DeployKitError]]:
+    """The options that each target takes, checked, and why a target cannot do what was asked for.
+
+    Raises:
+        UserError: an option means nothing to any target, or no target can do what was asked for.
+    """
     from deploy_kit.api import parse_options
     from deploy_kit.errors import UserError
     from deploy_kit.exporters import get_exporter
@@ -188,13 +199,23 @@ def split_options(targets: list[str], given: dict[str, Any]) -> dict[str, dict[s
     for name in given:
         if not any(name in exporter.options_type.model_fields for exporter in exporters.values()):
             raise UserError(f"--{name.replace('_', '-')} means nothing to {' or '.join(exporters)}", fix="leave it out")
-    chosen = {
-        name: {key: value for key, value in given.items() if key in exporter.options_type.model_fields}
-        for name, exporter in exporters.items()
-    }
+    chosen: dict[str, dict[str, Any]] = {}
+    refused: dict[str, DeployKitError] = {}
     for name, exporter in exporters.items():
-        parse_options(exporter, chosen[name])
-    return chosen
+        mine = {key: value for key, value in given.items() if key in exporter.options_type.model_fields}
+        try:
+            if "precision" not in mine and given.get("precision", "fp32") != "fp32":
+                raise UserError(f"the target {name} writes fp32 alone", fix="leave out --precision")
+            parse_options(exporter, mine)
+        except UserError as error:
+            if len(exporters) == 1:
+                raise
+            refused[name] = error
+        else:
+            chosen[name] = mine
+    if not chosen:
+        raise next(iter(refused.values()))
+    return chosen, refused
 
 
 def _prefixed(stages: Stages, target: str) -> Stages:
@@ -218,6 +239,8 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         noise_ratio=proof.noise_ratio,
         snr_db=proof.snr_db,
         top1_agreement=proof.top1_agreement,
+        operators=sum(artifact.manifest.operators.values()),
+        delegated_share=artifact.manifest.delegated_share,
         seconds=_seconds(stages, first),
         notes=[*artifact.manifest.notes, *_notes_on(proof)],
         error=None,
@@ -233,14 +256,15 @@ def _notes_on(proof: Proof) -> list[str]:
     return [f"not run: {'; '.join(proof.failures)}; {found}"]
 
 
-def _failure(loaded: LoadedModel, target: str, error: DeployKitError, stages: Stages, first: int) -> ExportResult:
+def _failure(loaded: LoadedModel, target: str, error: DeployKitError, seconds: float | None) -> ExportResult:
+    """What is said of a target that failed; without ``seconds`` it was not tried."""
     from deploy_kit.outcome import Outcome
 
     return ExportResult(
         model=loaded.name,
         target=target,
         weights=loaded.record.weights.description,
-        outcome=getattr(error, "outcome", Outcome.EXPORT_FAILED),
+        outcome=Outcome.UNAVAILABLE if seconds is None else getattr(error, "outcome", Outcome.EXPORT_FAILED),
         artifact=None,
         bytes=None,
         verified_by=None,
@@ -248,7 +272,9 @@ def _failure(loaded: LoadedModel, target: str, error: DeployKitError, stages: St
         noise_ratio=None,
         snr_db=None,
         top1_agreement=None,
-        seconds=_seconds(stages, first),
+        operators=None,
+        delegated_share=None,
+        seconds=seconds,
         notes=[],
         error=str(error),
     )
@@ -273,7 +299,12 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
             ("SNR, dB", *(format_number(result.snr_db, 0) for result in results)),
             ("top-1 agreement", *(format_percent(result.top1_agreement) for result in results)),
             ("size", *(None if result.bytes is None else format_bytes(result.bytes) for result in results)),
-            ("time to export and prove", *(f"{result.seconds:.1f} s" for result in results)),
+            ("operators", *(result.operators for result in results)),
+            ("delegated", *(format_percent(result.delegated_share) for result in results)),
+            (
+                "time to export and prove",
+                *(None if result.seconds is None else f"{result.seconds:.1f} s" for result in results),
+            ),
             ("file", *(result.artifact for result in results)),
         ],
     )

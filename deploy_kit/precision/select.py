@@ -59,7 +59,7 @@ def _is_layer(weight: Tensor | None) -> bool:
     """Whether a weight is a layer's own. One of equal elements is an average within a norm, which needs its digits."""
     if weight is None:
         return False
-    return weight.min().item() != weight.max().item()
+    return bool(weight.min().item() < weight.max().item())
 
 
 def is_within(module: str, name: str) -> bool:
