@@ -186,9 +186,9 @@ def test_a_constant_in_fp16_is_rounded_as_it_is_stored() -> None:
         )
         return mb.add(x=x, y=stored)
 
-    x = torch.zeros(2, 3, dtype=torch.float16)
-    expected = np.float16(101 * float(scale))
-    assert run(build, x, ios=16).unique().tolist() == [float(expected)]
+    stored = float(np.float16(101 * float(scale)))
+    assert stored != 101 * float(scale)
+    assert run(build, torch.full((2, 3), -stored, dtype=torch.float16), ios=16).unique().tolist() == [0]
 
 
 def test_other_compressed_constants_are_unknown() -> None:
