@@ -59,7 +59,7 @@ def _is_layer(weight: Tensor | None) -> bool:
     """Whether a weight is a layer's own. One of equal elements is an average within a norm, which needs its digits."""
     if weight is None:
         return False
-    return bool(weight.min().item() < weight.max().item())
+    return weight.min().item() < weight.max().item()
 
 
 def is_within(module: str, name: str) -> bool:
@@ -75,7 +75,7 @@ def _clamped(node: fx.Node) -> fx.Node:
 
 
 def _is_clamp_at_zero(node: fx.Node) -> bool:
-    return is_call(node, aten.clamp.default, aten.clamp_min.default) and node.args[1] == 0
+    return is_call(node, aten.clamp.default, aten.clamp_min.default) and bool(node.args[1] == 0)
 
 
 def find_sums(graph: Graph, sites: list[Site]) -> list[fx.Node]:
