@@ -94,12 +94,25 @@ class Onnx(Exporter):
                 operators = convert_for_mobile(file, details)
         packages = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxsim")
         toolchain = {name: version(name) for name in packages}
-        return Exported(MOBILE_FILE if options.ort_format else FILE, operators, toolchain=toolchain, details=details)
+        main = MOBILE_FILE if options.ort_format else FILE
+        return Exported(main, operators, toolchain, details, notes=notes_on(folder, options))
 
     def run(
         self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: OnnxOptions, details: dict[str, Any]
     ) -> Ran:
         return run_file(file, inputs)
+
+
+def notes_on(folder: Path, options: OnnxOptions) -> list[str]:
+    """What the user must know of the files: whether what was narrowed to fp16 was widened again."""
+    if not options.ort_format or options.precision != "fp16":
+        return []
+    if (folder / MOBILE_FILE).stat().st_size < 1.5 * (folder / FILE).stat().st_size:
+        return []
+    return [
+        f"{MOBILE_FILE} is in float32 again: onnxruntime computes fp16 so on this processor, and its own format keeps "
+        f"that; {FILE} is in fp16"
+    ]
 
 
 def convert_for_mobile(file: Path, details: dict[str, Any]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,16 @@ def test_a_list_that_lacks_an_operator_is_refused(
     (tmp_path / FILE).write_bytes(tiny_onnx.main_file.read_bytes())
     with pytest.raises(SystemExit, match=rf"Conv .* is not in {REQUIRED_OPERATORS}"):
         ort_worker.convert({"model": str(tmp_path / FILE), "config": str(tmp_path / REQUIRED_OPERATORS)})
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors compute in fp16")
+def test_half_precision_that_was_widened_again_is_told(mobile: Artifact, tmp_path: Path) -> None:
+    loaded = load_model(random(nn.Linear(64, 500)), input_size="1x64")
+    artifact = export_to(tmp_path, loaded, "onnx", precision="fp16", ort_format=True, simplify=False)
+    assert artifact.main_file.stat().st_size > 4 * 64 * 500
+    (note,) = artifact.manifest.notes
+    assert "is in float32 again" in note
+    assert mobile.manifest.notes == []
 
 
 def large(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
