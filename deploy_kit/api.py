@@ -243,13 +243,18 @@ def _proof_error(manifest: Manifest) -> ProofError:
 
 
 def verify(
-    artifact: str | Path | Artifact, *, weights: str | Path | None = None, stages: Stages | None = None
+    artifact: str | Path | Artifact,
+    *,
+    weights: str | Path | None = None,
+    calibration: Path | None = None,
+    stages: Stages | None = None,
 ) -> Proof:
     """Prove a published artifact again, against the model that its manifest names.
 
     Args:
         artifact: its folder, or the object.
         weights: where the checkpoint is now, if it has moved since.
+        calibration: where the folder of calibration images is now, if it has moved since.
         stages: to time and announce the work; None does so silently.
 
     Raises:
@@ -263,7 +268,8 @@ def verify(
     with stages.stage("load the model"):
         loaded = reload_model(manifest, weights)
     exporter = get_exporter(manifest.target)
-    options = parse_options(exporter, manifest.options)
+    moved = {} if calibration is None else {"calibration": calibration}
+    options = parse_options(exporter, {**manifest.options, **moved})
     proof = prove(loaded, exporter, opened.main_file, options, manifest.details, stages)
     if proof.verified and not proof.passed:
         raise _proof_error(manifest.model_copy(update={"proof": proof}))

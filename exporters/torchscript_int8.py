@@ -13,7 +13,6 @@ from torch import Tensor, fx, nn
 from deploy_kit.graph import Graph, argument, is_call, is_view, only_user, operand
 from deploy_kit.precision.int8 import DEQUANTIZE, DEQUANTIZE_WEIGHT, QUANTIZE
 from deploy_kit.precision.scheme import LINEAR, Scheme
-from deploy_kit.precision.select import CLAMPS
 
 aten = torch.ops.aten
 
@@ -50,7 +49,7 @@ def to_quantized_operators(graph: Graph) -> int:
 def _kernel(graph: Graph, store: fx.Node) -> fx.Node | None:
     """The quantized operator that makes what ``store`` stores; None where there is none."""
     result = operand(store)
-    clamped = is_call(result, *CLAMPS[:2])
+    clamped = is_call(result, aten.relu.default)
     call = operand(result) if clamped else result
     if only_user(result) is not store or (clamped and only_user(call) is not result):
         return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from deploy_kit.cli.console import format_error, format_number, print_json, print_note, print_table, show_stages
 from deploy_kit.cli.parameters import ArtifactPath, Json, Weights
@@ -11,12 +14,19 @@ if TYPE_CHECKING:
     from deploy_kit.parity.proof import Proof
 
 
-def command(artifact: ArtifactPath, weights: Weights = None, json: Json = False) -> None:
+def command(
+    artifact: ArtifactPath,
+    weights: Weights = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Where the folder of calibration images is now, if it has moved.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Prove ARTIFACT again against the model that its manifest names. Exit code 1 if it is wrong."""
     from deploy_kit.api import verify
 
     with show_stages() as stages:
-        proof = verify(artifact, weights=weights, stages=stages)
+        proof = verify(artifact, weights=weights, calibration=calibration, stages=stages)
     if json:
         print_json(proof)
     else:

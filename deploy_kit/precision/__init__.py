@@ -77,6 +77,8 @@ def _choose_mixture(graph: Graph, scheme: Scheme, numbers: dict[str, Any], keep:
     def suffices(more: list[str]) -> bool:
         return snr_db(quantize(graph, scheme, numbers, [*keep, *more]), expected, inputs) >= wanted
 
+    if suffices([]):
+        return []
     chosen = fewest_in_float(measure_losses(graph, scheme, numbers, keep), suffices)
     if chosen is None:
         raise ExportError("no mixture of int8 and float32 keeps the limits of int8", outcome=Outcome.LOSSY)

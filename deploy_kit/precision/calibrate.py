@@ -12,11 +12,11 @@ from deploy_kit.graph import Graph
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.precision.scheme import Affine, Scheme, affine
 
-KEPT = 8192
+KEPT = 4096
 """So many elements of a value are kept of each input, evenly spaced."""
 
-SHRINKS = tuple(step / 40 for step in range(8, 41))
-"""The parts of the full range that are tried."""
+SHRINKS = tuple(step / 20 for step in range(4, 21))
+"""The parts of each end of the full range that are tried."""
 
 
 class _Recorder(fx.Interpreter):
@@ -49,11 +49,13 @@ def record(graph: Graph, nodes: Iterable[fx.Node], inputs: Sequence[tuple[Tensor
 def choose(values: Tensor, scheme: Scheme) -> Affine:
     """The parameters with the least mean square error on ``values``.
 
-    The full range is not always the best: a few outliers would cost all other values their resolution.
+    The full range is not always the best: a few outliers would cost all other values their resolution. Each end
+    is tried in turn.
     """
     low, high = values.min().item(), values.max().item()
-    candidates = [affine(low * part, high * part, scheme) for part in SHRINKS]
-    return min(candidates, key=lambda candidate: _error(values, candidate))
+    high *= min(SHRINKS, key=lambda part: _error(values, affine(low, high * part, scheme)))
+    low *= min(SHRINKS, key=lambda part: _error(values, affine(low * part, high, scheme)))
+    return affine(low, high, scheme)
 
 
 def _error(values: Tensor, numbers: Affine) -> float:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from deploy_kit.errors import UserError
-from deploy_kit.graph import Graph, is_call, is_view, module_path, only_user, operand
+from deploy_kit.graph import Graph, is_call, is_getitem, is_view, module_path, only_user, operand
 from deploy_kit.precision.scheme import Scheme
 
 aten = torch.ops.aten
 
-CLAMPS = (aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.relu6.default)
+CLAMPS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
 """What every runtime computes within the integer kernel before it."""
 
 
@@ -86,7 +86,7 @@ def find_sums(graph: Graph, sites: list[Site]) -> list[fx.Node]:
     stored = {site.result for site in sites}
     needed = {source(operand(site.call)) for site in sites}
     sums = []
-    for node in graph.calls(aten.add.Tensor, aten.add_.Tensor):
+    for node in graph.calls(aten.add.Tensor):
         operands = [argument for argument in node.args[:2] if isinstance(argument, fx.Node)]
         result = _clamped(node)
         same = len(operands) == 2 and operands[0].meta["val"].shape == operands[1].meta["val"].shape
@@ -98,6 +98,6 @@ def find_sums(graph: Graph, sites: list[Site]) -> list[fx.Node]:
 
 def source(node: fx.Node) -> fx.Node:
     """The value that ``node`` is a rearrangement of: itself, unless it is a view."""
-    while is_view(node) and node.op == "call_function":
+    while is_view(node) and not (is_getitem(node) and not is_view(operand(node))):
         node = operand(node)
     return node

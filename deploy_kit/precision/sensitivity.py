@@ -15,6 +15,7 @@ from deploy_kit.precision.scheme import Affine, Scheme
 from deploy_kit.precision.select import find_sites
 
 NO_NOISE_DB = 999.0
+"""The SNR without an error; its negative is that of a result which is not finite."""
 
 SAMPLES = 4
 """So many calibration inputs the search looks at."""
@@ -35,6 +36,8 @@ def snr_db(graph: Graph, expected: Sequence[list[Tensor]], inputs: Sequence[tupl
         for exact, got in zip(wanted, run_module(graph.module, case), strict=True):
             noise = (got.double() - exact.double()).square().sum().item()
             signal = exact.double().square().sum().item()
+            if not math.isfinite(noise):
+                return -NO_NOISE_DB
             if noise > 0:
                 worst = min(worst, 10 * math.log10(max(signal, 1e-300) / noise))
     return worst
