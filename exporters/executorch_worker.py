@@ -24,7 +24,7 @@ def lower(job: dict[str, Any]) -> dict[str, Any]:
     from executorch.exir import to_edge_transform_and_lower
 
     program = torch.export.load(job["source"])
-    edge = to_edge_transform_and_lower(program, partitioner=_partitioners(job["delegate"]))
+    edge = to_edge_transform_and_lower(program, partitioner=_partitioners(job["delegate"], program))
     placement = _placement(edge.exported_program().graph_module)
     manager = edge.to_executorch()
     with Path(job["target"]).open("wb") as file:
@@ -35,7 +35,7 @@ def lower(job: dict[str, Any]) -> dict[str, Any]:
     return {**placement, "arena_bytes": sum(plan.non_const_buffer_sizes)}
 
 
-def _partitioners(delegate: str) -> list[Any]:
+def _partitioners(delegate: str, program: torch.export.ExportedProgram) -> list[Any]:
     if delegate == "xnnpack":
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
@@ -43,7 +43,9 @@ def _partitioners(delegate: str) -> list[Any]:
     if delegate == "coreml":
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
-        return [CoreMLPartitioner()]
+        pixels = any(x.dtype == torch.uint8 for x in program.example_inputs[0])
+        casts = ["dim_order_ops._to_dim_order_copy.default"] if pixels else []  # CoreML has no uint8 tensors
+        return [CoreMLPartitioner(skip_ops_for_coreml_delegation=casts)]
     if delegate == "vulkan":
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 

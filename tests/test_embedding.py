@@ -186,6 +186,13 @@ def test_executorch_bundles_pixels(tmp_path: Path) -> None:
     assert target.work(job, "check the bundle", Outcome.RUN_FAILED) == {"problem": None}
 
 
+def test_executorch_keeps_the_cast_from_coreml_which_has_no_uint8(tmp_path: Path) -> None:
+    pytest.importorskip("executorch")
+    pytest.importorskip("coremltools")
+    placement = export_to(tmp_path, embedded(), "executorch", delegate="coreml").manifest.details["placement"]
+    assert placement["undelegated"] == {"_to_dim_order_copy": 1}
+
+
 def test_the_batch_can_be_free_or_more_than_one(tmp_path: Path) -> None:
     artifact = export_to(tmp_path, embedded(), "onnx", dynamic_batch=True, simplify=False)
     assert artifact.manifest.inputs[0].shape == [None, 32, 32, 3]
