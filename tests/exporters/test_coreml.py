@@ -216,7 +216,8 @@ def test_an_unknown_operator_is_unverified_and_never_a_pass(tmp_path: Path) -> N
     exported = export_here(loaded.capture(), tmp_path, precision="fp16")
     assert exported.details["unknown_operators"] == ["argsort"]
     assert any("does not know argsort" in note for note in exported.notes)
-    ran = Bench(loaded, "coreml").run(tmp_path / FILE, **exported.details)
+    with here():
+        ran = Bench(loaded, "coreml").run(tmp_path / FILE, **exported.details)
     assert (ran.outputs, ran.verified_by) == (None, UNVERIFIED)
 
 
@@ -358,7 +359,7 @@ def test_a_conversion_that_fails_leaves_nothing(
 ) -> None:
     half_written = "p = pathlib.Path(job['package']); p.mkdir(); (p / 'Manifest.json').write_text('{'); "
     stand_in(REACHED + half_written + body, tmp_path, monkeypatch)
-    monkeypatch.setattr(target, "CONVERSION_LIMIT", 1)
+    monkeypatch.setattr(target, "CONVERSION_LIMIT", 1 if "sleep" in body else 60)
     with pytest.raises(ExportError, match=said) as error:
         export_to(tmp_path / "out", load_tiny(), "coreml", precision="fp32")
     assert error.value.outcome == Outcome.EXPORT_FAILED
@@ -448,8 +449,9 @@ def infinities(audit: RangeAudit, package: Path) -> set[str]:
         if not value.isfinite().all():
             found.add(variable.name)
 
+    function = load_package(package)
     for sample in audit.samples:
-        execute(load_package(package), sample, observe=observe)
+        execute(function, sample, observe=observe)
     return found
 
 
