@@ -168,7 +168,7 @@ def _from_registry(
         given = shapes[0]
         shape = given if len(given) == 4 else (1, 3, given[0], given[-1])
         check_input_size(architecture, shape[2:])
-    model = create_model(name, num_classes=num_classes, activation=activation, seed=seed)
+    model = create_model(name, num_classes=num_classes, input_size=shape[2:], activation=activation, seed=seed)
     activation, num_classes = activation or architecture.activation, num_classes or architecture.num_classes
     trained = architecture.trained
     as_trained = (activation, num_classes) == (architecture.activation, architecture.num_classes)

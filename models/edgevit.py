@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP, ConvMLP
-from deploy_kit.models.registry import Published, Trained, register
+from deploy_kit.models.registry import Latency, Published, Trained, register
 from deploy_kit.preprocessing import Preprocessing
 
 
@@ -165,9 +165,10 @@ def _build(name: str, num_classes: int, activation: str) -> EdgeViT:
 
 
 PAPER = "https://arxiv.org/abs/2205.03436"
+PHONE = ("Snapdragon 888 CPU", "TorchScript-lite", f"{PAPER}, table 1")
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=74.4, macs=0.6e9))
+@register(size_multiple=32, published=Published(PAPER, top1=74.4, macs=0.6e9, latency=Latency(32.8, *PHONE)))
 def edgevit_xxs(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
     """EdgeViT-XXS, 4.1 M parameters."""
     return _build("edgevit_xxs", num_classes, activation)

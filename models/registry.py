@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,15 +18,29 @@ from deploy_kit.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class Published:
-    """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one image.
+class Latency:
+    """A published time of one inference in milliseconds, on a device with a runtime, and where it stands."""
 
-    Of a model that was trained here: the paper of its architecture, and top-1 on the images held out.
+    ms: float
+    device: str
+    runtime: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one input.
+
+    ``quality`` is for a model with another task, such as ``mIoU 75.7 on Cityscapes``. What they do not
+    report is None. Of a model that was trained here: the paper of its architecture, and top-1 on the images
+    held out.
     """
 
     paper: str
-    top1: float
-    macs: float
+    top1: float | None = None
+    macs: float | None = None
+    quality: str | None = None
+    latency: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +59,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model: how to build it and what it takes; ``trained`` is None for the published ones."""
+    """One model: how to build it and what it takes; ``trained`` is None for the published ones.
+
+    Images have sides that are multiples of ``size_multiple``, at least ``least_size``; with ``size_multiple`` None,
+    of ``input_size`` only. A builder with a parameter ``input_size`` (height, width) is given it.
+    """
 
     name: str
     build: Callable[..., nn.Module]
     published: Published
     input_size: tuple[int, int]
-    size_multiple: int
+    size_multiple: int | None
+    least_size: int = 1
     trained: Trained | None = None
 
     @property
@@ -62,6 +82,12 @@ class Architecture:
     def num_classes(self) -> int:
         """The number of classes of the published checkpoint."""
         return inspect.signature(self.build).parameters["num_classes"].default
+
+    def build_for(self, input_size: tuple[int, int], **options: Any) -> nn.Module:
+        """The model for images of ``input_size``, with its initial weights."""
+        if "input_size" in inspect.signature(self.build).parameters:
+            options["input_size"] = input_size
+        return self.build(**options)
 
     @property
     def summary(self) -> str:
@@ -76,14 +102,16 @@ def register(
     *,
     published: Published,
     input_size: tuple[int, int] = (224, 224),
-    size_multiple: int = 1,
+    size_multiple: int | None = 1,
+    least_size: int = 1,
     trained: Trained | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Register the decorated builder ``f(num_classes=..., activation=...)`` under its own name."""
+    """Register the decorated builder ``f(num_classes=..., activation=...)``, or ``f(..., input_size=...)``,
+    under its own name; see `Architecture` for the sizes."""
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = build.__name__
-        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple, trained)
+        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple, least_size, trained)
         return build
 
     return add
@@ -103,12 +131,17 @@ def get_architecture(name: str) -> Architecture:
 
 def check_input_size(architecture: Architecture, input_size: tuple[int, int]) -> None:
     """Raise `UserError` where the architecture cannot take images of ``input_size`` (height, width)."""
-    step = architecture.size_multiple
-    if any(side <= 0 or side % step for side in input_size):
+    step, least, default = architecture.size_multiple, architecture.least_size, architecture.input_size
+    usual = f"{default[0]}x{default[1]}"
+    if step is None:
+        if input_size != default:
+            raise UserError(f"{architecture.name} takes {usual} images only", fix="leave out --input-size")
+        return
+    if any(side <= 0 or side % step or side < least for side in input_size):
+        at_least = f" from {least} on" if least > step else ""
         raise UserError(
             f"{architecture.name} cannot take {input_size[0]}x{input_size[1]} images",
-            fix=f"choose a height and width that are multiples of {step}, such as "
-            f"{architecture.input_size[0]}x{architecture.input_size[1]}",
+            fix=f"choose a height and width that are multiples of {step}{at_least}, such as {usual}",
         )
 
 
@@ -151,9 +184,9 @@ def create_model(
             more classes than memory has room for.
     """
     architecture = get_architecture(name)
-    if input_size is not None:
-        size = (input_size, input_size) if isinstance(input_size, int) else input_size
-        check_input_size(architecture, size)
+    size = architecture.input_size if input_size is None else input_size
+    size = (size, size) if isinstance(size, int) else size
+    check_input_size(architecture, size)
     if activation is not None and activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if num_classes is not None and num_classes < 1:
@@ -161,6 +194,6 @@ def create_model(
     check_seed(seed)
     classes = architecture.num_classes if num_classes is None else num_classes
     with within_memory(f"{name} with {classes} classes"):
-        model = architecture.build(num_classes=classes, activation=activation or architecture.activation)
+        model = architecture.build_for(size, num_classes=classes, activation=activation or architecture.activation)
         randomize_(model, seed)
     return model.eval()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deploy_kit.cli.console import print_json, print_table
 from deploy_kit.cli.parameters import Json
+
+if TYPE_CHECKING:
+    from deploy_kit.models.registry import Latency
 
 
 @dataclass(frozen=True)
@@ -16,44 +20,62 @@ class ModelRow:
     parameters: int
     input_size: str
     activation: str
-    published_top1: float
-    published_macs: float
+    published_top1: float | None
+    published_quality: str | None
+    published_macs: float | None
+    published_latency: Latency | None
     paper: str
 
 
 def command(json: Json = False) -> None:
     """List the reference models."""
-    import torch
+    from deploy_kit.models import list_models
 
-    from deploy_kit.models import get_architecture, list_models
-
-    rows = []
-    for name in list_models():
-        architecture = get_architecture(name)
-        with torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
-        height, width = architecture.input_size
-        published = architecture.published
-        size = f"{height}x{width}"
-        rows.append(
-            ModelRow(name, parameters, size, architecture.activation, published.top1, published.macs, published.paper)
-        )
+    rows = [_row(name) for name in list_models()]
     if json:
         print_json(rows)
         return
     print_table(
-        "reference models (top-1 and MACs as published)",
-        ["name", "parameters", "input", "activation", "top-1", "MACs", "paper"],
+        "reference models (quality, MACs and latency as published)",
+        ["name", "parameters", "input", "activation", "quality", "MACs", "latency", "paper"],
         [
             (
                 row.name,
                 f"{row.parameters:,}",
                 row.input_size,
                 row.activation,
-                f"{row.published_top1}%",
-                f"{row.published_macs / 1e9:.1f} G",
+                row.published_quality or f"top-1 {row.published_top1}%",
+                None if row.published_macs is None else f"{row.published_macs / 1e9:.2f} G",
+                _latency(row.published_latency),
                 row.paper,
             )
             for row in rows
         ],
     )
+
+
+def _row(name: str) -> ModelRow:
+    import torch
+
+    from deploy_kit.models import get_architecture
+
+    architecture = get_architecture(name)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
+    height, width = architecture.input_size
+    published = architecture.published
+    return ModelRow(
+        name=name,
+        parameters=parameters,
+        input_size=f"{height}x{width}",
+        activation=architecture.activation,
+        published_top1=published.top1,
+        published_quality=published.quality,
+        published_macs=published.macs,
+        published_latency=published.latency,
+        paper=published.paper,
+    )
+
+
+def _latency(latency: Latency | None) -> str | None:
+    return None if latency is None else f"{latency.ms:g} ms, {latency.device}, {latency.runtime}"
