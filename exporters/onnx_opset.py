@@ -78,7 +78,7 @@ def _schema(op_type: str, opset: int) -> Any:
 def _fits(node: ir.Node, source: int, opset: int) -> bool:
     """Whether a node means the same in ``opset`` as in ``source``, once what `_to_drop` names is gone."""
     schema, newer = _schema(node.op_type, opset), _schema(node.op_type, source)
-    if schema is None or schema.since_version == newer.since_version:
+    if schema is None or newer is None or schema.since_version == newer.since_version:
         return schema is not None
     if opset > source:  # whatever changed may have changed its meaning
         return False
@@ -94,7 +94,7 @@ def _fits(node: ir.Node, source: int, opset: int) -> bool:
 def _to_drop(node: ir.Node, source: int, opset: int) -> list[str]:
     """Attributes that ``opset`` does not know and that say nothing: they have the value that they have by default."""
     schema, newer = _schema(node.op_type, opset), _schema(node.op_type, source)
-    if node.domain != "" or schema is None:
+    if node.domain != "" or schema is None or newer is None:
         return []
     return [
         name
