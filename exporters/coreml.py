@@ -232,12 +232,18 @@ def save_program(graph: Graph, path: Path) -> None:
 
 
 def work(job: dict[str, Any], purpose: str, limit: float | None = None) -> dict[str, Any]:
-    """Do one of the worker's jobs; raises `ExportError` with its last words, and the outcome of the step it was in."""
+    """Do one of the worker's jobs; raises `ExportError` with its last words, and the outcome of the step it was in.
+
+    The worker's temporary files are gone afterwards, those of coremltools too, however it ended.
+    """
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         outcome = Path(scratch, "outcome")
         try:
             return run_worker(
-                [sys.executable, "-P", WORKER], {**job, "outcome": str(outcome)}, timeout=limit or RUNNING_LIMIT
+                [sys.executable, "-P", WORKER],
+                {**job, "outcome": str(outcome)},
+                timeout=limit or RUNNING_LIMIT,
+                environment={"TMPDIR": scratch},
             )
         except WorkerError as error:
             reached = outcome.read_text() if outcome.is_file() else ""

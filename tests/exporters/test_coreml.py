@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -376,6 +377,16 @@ def test_a_crash_ends_as_the_step_that_it_came_in(
     with pytest.raises(ExportError, match=r"CoreML failed: .* crashed with SIGSEGV: last words") as error:
         target.work({"do": job}, "CoreML failed")
     assert error.value.outcome == (reached or outcome)
+
+
+def test_a_crash_leaves_no_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    stand_in("import tempfile; print(tempfile.mkdtemp(suffix='.mlpackage')); " + SEGFAULT, tmp_path, monkeypatch)
+    with pytest.raises(ExportError, match=r"SIGSEGV: \S+\.mlpackage\s+last words"):
+        target.work({"do": "convert"}, "coremltools failed")
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_an_interpreter_that_hangs_is_ended(
