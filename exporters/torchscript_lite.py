@@ -152,8 +152,17 @@ class TorchScriptLite(Exporter):
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
             save_inputs(inputs, given)
             job = {"do": "run", "target": str(file), "inputs": str(given), "outputs": str(returned), "threads": 1}
-            _work(interpreter, job, "run the .ptl", Outcome.RUN_FAILED)
-            return Ran(torch.load(returned, weights_only=True), interpreter.description)
+            engine = _work(interpreter, job, "run the .ptl", Outcome.RUN_FAILED)["engine"]
+            outputs = torch.load(returned, weights_only=True)
+        if options.precision == "fp32":
+            return Ran(outputs, interpreter.description)
+        if engine != QNNPACK:
+            raise ExportError(
+                f"{interpreter.description} has no {QNNPACK}, whose integer kernels phones have: nothing can be proven",
+                fix=FIX,
+                outcome=Outcome.RUN_FAILED,
+            )
+        return Ran(outputs, f"{interpreter.description} ({QNNPACK})")
 
 
 def trace(graph: Graph, path: Path) -> None:
@@ -162,13 +171,12 @@ def trace(graph: Graph, path: Path) -> None:
     Outputs of any structure become one tensor, or a tuple of tensors in their order.
     """
     flat = _with_flat_outputs(graph)
-    to_quantized_operators(flat)
-    module = flat.module
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        to_quantized_operators(flat)
         try:
-            traced = torch.jit.trace(module, graph.example_inputs, check_trace=False, strict=False)
+            traced = torch.jit.trace(flat.module, graph.example_inputs, check_trace=False, strict=False)
             torch.jit.save(torch.jit.freeze(traced.eval()), buffer)
         except RuntimeError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]  # values of whole tensors follow

@@ -109,3 +109,33 @@ def once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
             make(folder)
             done.touch()
     return folder
+
+
+class Everything(nn.Module):
+    """A user's own model: convolutions of every kind, attention, LayerNorm, hard-swish, and a bilinear resize."""
+
+    def __init__(self, dim: int = 16):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, dim, 3, stride=4, padding=1), nn.BatchNorm2d(dim), nn.Hardswish())
+        self.depthwise = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.up = nn.ConvTranspose2d(dim, dim, 2, stride=2)
+        self.mix = nn.Conv2d(dim, dim, 1)
+        self.head = nn.Linear(dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.depthwise(x)
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        batch, count, dim = tokens.shape
+        query, key, value = self.qkv(tokens).reshape(batch, count, 3, 2, dim // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.proj(attended.transpose(1, 2).reshape(batch, count, dim))
+        image = self.up(tokens.transpose(1, 2).reshape(x.shape))
+        smaller = nn.functional.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return self.head(nn.functional.hardswish(self.mix(smaller) + x).mean((2, 3)))
+
+
+def everything() -> nn.Module:
+    return random(Everything())

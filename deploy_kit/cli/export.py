@@ -236,7 +236,7 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         bytes=artifact.size,
         verified_by=proof.verified_by,
         max_relative_error=proof.max_relative_error,
-        noise_ratio=proof.noise_ratio,
+        noise_ratio=proof.noise_ratio if proof.precision == "fp32" else None,
         snr_db=proof.snr_db,
         top1_agreement=proof.top1_agreement,
         operators=sum(artifact.manifest.operators.values()),
