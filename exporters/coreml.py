@@ -21,6 +21,7 @@ from deploy_kit.errors import ExportError, MissingDependencyError
 from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement, save_inputs
 from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind
 from deploy_kit.exporters.coreml_device import macos_for, notes_on, summarize
+from deploy_kit.exporters.coreml_image import takes_pixels, to_planes, with_planes
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice, folds
 from deploy_kit.graph import Graph
@@ -94,18 +95,20 @@ class CoreML(Exporter):
 
     def export(self, graph: Graph, folder: Path, options: CoreMLOptions, stages: Stages) -> Exported:
         require_coremltools()
-        distinct, order = distinct_outputs(graph)
+        image = takes_pixels(graph)
+        distinct, order = distinct_outputs(with_planes(graph) if image else graph)
         measured = options.precision == "fp16" or options.compress is not None
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             program, samples = Path(scratch, "program.pt2"), Path(scratch, "samples.pt")
             with stages.stage("export the fused graph"):
                 save_program(distinct, program)
-            save_inputs(audit_samples(graph) if measured else [], samples)
+            save_inputs([to_planes(sample) for sample in audit_samples(graph)] if measured else [], samples)
             job = {
                 "do": "convert",
                 "program": str(program),
                 "samples": str(samples),
                 "package": str(folder / FILE),
+                "image": image,
                 **options.model_dump(include={"ios", "precision", "compress"}),
             }
             with stages.stage(conversion_stage(options)):
@@ -124,6 +127,8 @@ class CoreML(Exporter):
         elif converted["unknown_operators"]:
             unknown = ", ".join(converted["unknown_operators"])
             notes.append(f"not verified: the reference interpreter does not know {unknown}")
+        if image:
+            notes.append("the input is an image, not a tensor: CoreML has none of uint8")
         if len(set(order)) < len(order):
             notes.append("a tensor that the model returns more than once is one output of the package")
         return Exported(
@@ -141,7 +146,7 @@ class CoreML(Exporter):
         macos = macos_for(options.ios)
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             given, returned = Path(scratch, "inputs.pt"), Path(scratch, "outputs.pt")
-            save_inputs(inputs, given)
+            save_inputs([to_planes(case) for case in inputs], given)
             job = {"package": str(file), "inputs": str(given), "outputs": str(returned)}
             if macos is not None:
                 work({"do": "predict", **job}, "CoreML failed")
@@ -211,8 +216,18 @@ def audit_samples(graph: Graph) -> list[tuple[Tensor, ...]]:
     """Inputs to measure ranges and losses on: those that the graph is to be calibrated on, or else photographs where
     it looks as if it took images; and noise, which the proof will use as well."""
     shapes = [tuple(x.shape) for x in graph.example_inputs]
-    preprocessing = Preprocessing.for_input(shapes[0]) if len(shapes) == 1 and not graph.calibration else None
+    preprocessing = _guess(graph) if not graph.calibration or takes_pixels(graph) else None
     return [*graph.calibration, *(case.inputs for case in make_cases(shapes, preprocessing))]
+
+
+def _guess(graph: Graph) -> Preprocessing | None:
+    """The preprocessing of the images that a graph looks as if it took; embedded where it takes pixels."""
+    shape = tuple(graph.example_inputs[0].shape)
+    if takes_pixels(graph):
+        _, height, width, channels = shape
+        color: Literal["RGB", "L"] = "RGB" if channels == 3 else "L"
+        return Preprocessing(color=color, resize=max(height, width), crop=(height, width), layout="NHWC", embedded=True)
+    return Preprocessing.for_input(shape) if len(graph.example_inputs) == 1 else None
 
 
 def save_program(graph: Graph, path: Path) -> None:

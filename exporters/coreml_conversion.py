@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from deploy_kit.exporters.coreml_compression import compress
+from deploy_kit.exporters.coreml_image import image_type
 from deploy_kit.exporters.mil.interpreter import execute, operator_types, unknown_operators
 from deploy_kit.exporters.mil.package import load_package, quiet
 from deploy_kit.exporters.mil.ranges import Kept, RangeAudit, worst_snr_db
@@ -50,6 +51,7 @@ def write_package(
     ios: int,
     precision: str,
     compression: str | None = None,
+    image: bool = False,
     samples: Sequence[tuple[Tensor, ...]] = (),
     fails_as: FailsAs = lambda outcome: None,
 ) -> Converted:
@@ -60,6 +62,7 @@ def write_package(
         ios: the oldest version of iOS that has to load it.
         precision: fp32 or fp16.
         compression: of the weights, a name in `coreml_compression.KINDS`; None leaves them as they are.
+        image: whether the program's one input is the planes of an image.
         samples: inputs to measure ranges and losses on.
         fails_as: see `FailsAs`.
     """
@@ -68,7 +71,7 @@ def write_package(
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         plain = package if compression is None else Path(scratch, package.name)
         audit = RangeAudit(samples) if precision == "fp16" else None
-        convert(program, plain, ios, audit, fails_as)
+        convert(program, plain, ios, audit, fails_as, image=image)
         function = _load(plain, fails_as)
         runs = not unknown_operators(function) and (audit is None or audit.skipped is None)
         outputs = [execute(function, sample) for sample in samples] if runs and (audit or compression) else None
@@ -104,6 +107,8 @@ def convert(
     ios: int,
     fp16: RangeAudit | None,
     fails_as: FailsAs = lambda outcome: None,
+    *,
+    image: bool = False,
 ) -> None:
     """Write a program as an ``.mlpackage``.
 
@@ -111,6 +116,7 @@ def convert(
         ios: the oldest version of iOS that has to load it.
         fp16: which operators may be computed in fp16; None computes all in float32.
         fails_as: told whether coremltools' frontend or its backend refuses.
+        image: whether the program's one input is the planes of an image.
     """
     fails_as(Outcome.EXPORT_FAILED)
     with quiet(), torch.no_grad():
@@ -120,6 +126,7 @@ def convert(
         try:
             model = ct.convert(
                 program.run_decompositions({}),
+                inputs=[image_type(ct, program.example_inputs[0][0].shape)] if image else None,
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
                 compute_precision=(

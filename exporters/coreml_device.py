@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from deploy_kit.exporters.coreml_image import to_image
 from deploy_kit.exporters.mil.package import quiet
 
 HEAVY = ("conv", "conv_transpose", "einsum", "linear", "matmul", "scaled_dot_product_attention")
@@ -62,7 +63,10 @@ def load(package: Path) -> Any:
 def predict(model: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What CoreML computes of one set of inputs, in the order of the package's outputs."""
     description = model.get_spec().description
-    given = {feature.name: x.numpy() for feature, x in zip(description.input, inputs, strict=True)}
+    given = {
+        feature.name: to_image(x) if feature.type.HasField("imageType") else x.numpy()
+        for feature, x in zip(description.input, inputs, strict=True)
+    }
     outputs = model.predict(given)
     return [torch.as_tensor(outputs[feature.name]) for feature in description.output]
 

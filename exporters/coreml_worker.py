@@ -36,6 +36,7 @@ def convert(job: dict[str, Any], fails_as: FailsAs) -> dict[str, Any]:
         ios=job["ios"],
         precision=job["precision"],
         compression=job["compress"],
+        image=job["image"],
         samples=torch.load(job["samples"], weights_only=True),
         fails_as=fails_as,
     )

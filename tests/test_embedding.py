@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -16,7 +17,8 @@ from deploy_kit.api import reload_model, verify
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.classify import classify
 from deploy_kit.embedding import WithPreprocessing
-from deploy_kit.errors import ProofError, UserError
+from deploy_kit.errors import ExportError, ProofError, UserError
+from deploy_kit.exporters.coreml_image import to_image, to_planes
 from deploy_kit.fusion import PASSES, Pass
 from deploy_kit.graph import Graph, aten
 from deploy_kit.models.digits import Digits, count_right, load_digits_split
@@ -110,7 +112,7 @@ def test_a_model_of_something_else_than_images_is_refused(model: nn.Module, size
     assert "--embed-preprocessing" in error.value.fix
 
 
-TARGETS = ["torchscript-lite", "onnx", "executorch", "tensorrt", "openvino"]
+TARGETS = ["torchscript-lite", "onnx", "executorch", "tensorrt", "openvino", "coreml"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -191,6 +193,41 @@ def test_executorch_keeps_the_cast_from_coreml_which_has_no_uint8(tmp_path: Path
     pytest.importorskip("coremltools")
     placement = export_to(tmp_path, embedded(), "executorch", delegate="coreml").manifest.details["placement"]
     assert placement["undelegated"] == {"_to_dim_order_copy": 1}
+
+
+def test_coreml_gets_an_image_and_normalises_it_in_the_program(made: Made) -> None:
+    artifact = made("coreml")
+    from coremltools.models.utils import load_spec
+
+    (feature,) = load_spec(str(artifact.main_file)).description.input
+    image = feature.type.imageType
+    assert (feature.name, image.width, image.height) == ("input", 32, 32)
+    assert image.ColorSpace.Name(image.colorSpace) == "RGB"
+    assert artifact.manifest.operators["mul"] == 1
+    assert "an image" in " ".join(artifact.manifest.notes)
+
+
+def test_coreml_takes_grey_images_too(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    artifact = export_to(tmp_path, embedded(random(Grey()), "1x1x24x16"), "coreml", precision="fp32")
+    assert artifact.manifest.proof.passed
+
+
+def test_coreml_takes_one_image_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    with pytest.raises(ExportError, match="one image") as error:
+        export_to(tmp_path, embedded(input_size="2x3x32x32"), "coreml")
+    assert "batch of 1" in error.value.fix
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_image_that_coreml_is_given_has_the_pixels(channels: int) -> None:
+    (rows,) = pixels([(1, 6, 4, channels)], seed=0)
+    (planes,) = to_planes([rows])
+    assert (planes.shape, planes.dtype) == ((1, channels, 6, 4), torch.float32)
+    image = to_image(planes)
+    assert image.mode == ("RGB" if channels == 3 else "L")
+    assert torch.equal(torch.from_numpy(np.array(image)).reshape(rows.shape), rows)
 
 
 def test_the_batch_can_be_free_or_more_than_one(tmp_path: Path) -> None:
