@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, fx
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, Ran, Requirement, save_inputs
+from deploy_kit.exporters.base import (
+    UNVERIFIED,
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    save_inputs,
+)
 from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind
 from deploy_kit.exporters.coreml_device import macos_for, notes_on, summarize
 from deploy_kit.exporters.coreml_image import takes_pixels, to_planes, with_planes
@@ -28,6 +37,7 @@ from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import Precision
 from deploy_kit.parity.inputs import make_cases
+from deploy_kit.precision import Lowered, Scheme, lower
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
@@ -52,25 +62,51 @@ DECOMPOSE = Choice(
 )
 
 
-class CoreMLOptions(Options):
-    """``ios`` is the oldest system that has to load the model; ``precision`` what it computes in.
+SCHEME = Scheme(symmetric=True)
+"""Activations with their zero at 0, as coremltools itself makes them for the Neural Engine."""
 
-    fp16 is CoreML's own default: the Neural Engine computes in nothing else. ``compress`` makes the weights smaller,
-    and not what is computed with them: int8, or indices of so many bits into a palette for each tensor.
-    ``calibration`` is a folder of images to measure the range of fp16 and the loss of compression on.
+INT8_IOS = 17
+
+
+class CoreMLOptions(PrecisionOptions):
+    """``ios`` is the oldest system that has to load the model (15, or 17 for int8); ``precision`` what it computes in.
+
+    fp16 is CoreML's own default: the Neural Engine computes in little else. With int8, layers read and return int8,
+    and the rest is fp16. ``compress`` makes the weights smaller, and not what is computed with them: int8, or indices
+    of so many bits into a palette for each tensor.
     """
 
     ios: int = Field(default=15, ge=15, le=18)
-    precision: Literal["fp32", "fp16"] = "fp16"
+    precision: Precision = "fp16"
     compress: Kind | None = None
-    calibration: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_ios(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {"ios": INT8_IOS, **given} if given.get("precision") == "int8" else given
 
     @field_validator("compress")
     @classmethod
     def _is_in_mil(cls, kind: Kind | None, given: ValidationInfo) -> Kind | None:
         if kind is not None and given.data.get("ios", LEAST_IOS) < LEAST_IOS:
             raise PydanticCustomError("ios", f"CoreML loads compressed weights from iOS {LEAST_IOS} on: add --ios 16")
+        if kind is not None and given.data.get("precision") == "int8":
+            raise PydanticCustomError("precision", "the weights of --precision int8 are int8 already: leave it out")
         return kind
+
+    @field_validator("ios")
+    @classmethod
+    def _computes_in_int8(cls, ios: int, given: ValidationInfo) -> int:
+        if given.data.get("precision") == "int8" and ios < INT8_IOS:
+            raise PydanticCustomError("ios", f"CoreML computes in int8 from iOS {INT8_IOS} on: add --ios {INT8_IOS}")
+        return ios
+
+    @field_validator("keep_fp32")
+    @classmethod
+    def _is_not_audited(cls, modules: tuple[str, ...], given: ValidationInfo) -> tuple[str, ...]:
+        if given.data.get("precision") == "fp16" and modules:
+            raise PydanticCustomError("keep_fp32", "the range audit chooses what fp16 leaves in float32: leave it out")
+        return modules
 
 
 class CoreML(Exporter):
@@ -93,11 +129,16 @@ class CoreML(Exporter):
     def precision(self, options: CoreMLOptions) -> Precision:
         return options.precision if options.compress is None else "int8"
 
+    def lower(self, graph: Graph, options: CoreMLOptions) -> Lowered:
+        if options.precision != "int8":
+            return Lowered(graph)
+        return lower(graph, "int8", SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
+
     def export(self, graph: Graph, folder: Path, options: CoreMLOptions, stages: Stages) -> Exported:
         require_coremltools()
         image = takes_pixels(graph)
         distinct, order = distinct_outputs(with_planes(graph) if image else graph)
-        measured = options.precision == "fp16" or options.compress is not None
+        measured = options.precision != "fp32" or options.compress is not None
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             program, samples = Path(scratch, "program.pt2"), Path(scratch, "samples.pt")
             with stages.stage("export the fused graph"):
@@ -163,7 +204,7 @@ class CoreML(Exporter):
 
 def conversion_stage(options: CoreMLOptions) -> str:
     """What the conversion is announced as."""
-    audit = "audit the range of fp16 and " if options.precision == "fp16" else ""
+    audit = "audit the range of fp16 and " if options.precision != "fp32" else ""
     compression = f", with weights as {options.compress}" if options.compress is not None else ""
     return f"{audit}convert to CoreML{compression}"
 

@@ -60,7 +60,7 @@ def write_package(
     Args:
         package: the ``.mlpackage`` to write.
         ios: the oldest version of iOS that has to load it.
-        precision: fp32 or fp16.
+        precision: fp32, fp16, or int8 for a program with quantized layers, whose rest is fp16.
         compression: of the weights, a name in `coreml_compression.KINDS`; None leaves them as they are.
         image: whether the program's one input is the planes of an image.
         samples: inputs to measure ranges and losses on.
@@ -70,7 +70,7 @@ def write_package(
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         plain = package if compression is None else Path(scratch, package.name)
-        audit = RangeAudit(samples) if precision == "fp16" else None
+        audit = RangeAudit(samples) if precision != "fp32" else None
         convert(program, plain, ios, audit, fails_as, image=image)
         function = _load(plain, fails_as)
         runs = not unknown_operators(function) and (audit is None or audit.skipped is None)
@@ -78,7 +78,7 @@ def write_package(
         if audit is not None:
             mixed = Mixed(audit.kept, worst_snr_db(audit.expected, outputs) if outputs else None, audit.skipped)
             details["fp16"] = mixed.details() | {"samples": len(samples)}
-            notes += mixed.notes()
+            notes += mixed.notes(warn=precision == "fp16")
         if compression is not None:
             fails_as(Outcome.LOWER_FAILED)
             compress(plain, package, compression)
@@ -163,8 +163,8 @@ class Mixed:
         """For the manifest."""
         return {"kept_in_fp32": [asdict(kept) for kept in self.kept], "snr_db": self.snr_db, "skipped": self.skipped}
 
-    def notes(self) -> list[str]:
-        """For the user."""
+    def notes(self, *, warn: bool) -> list[str]:
+        """For the user; ``warn`` says whether the SNR is of fp16 alone, and worth a word where it is low."""
         if self.skipped is not None:
             return [f"the range of fp16 was not audited: {self.skipped}"]
         notes = []
@@ -175,7 +175,7 @@ class Mixed:
                 f"{len(self.kept)} operators stay in float32, because fp16 has no room for {len(tensors)} of the "
                 f"tensors that they read or make ({first}: {reason})"
             )
-        if self.snr_db is not None and self.snr_db < LOW_DB:
+        if warn and self.snr_db is not None and self.snr_db < LOW_DB:
             notes.append(f"fp16 is only {self.snr_db:.0f} dB from float32: check the accuracy, or use --precision fp32")
         return notes
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deploy_kit.exporters.mil import elementwise, pooling, products, reductions, resizing, shapes
+from deploy_kit.exporters.mil import elementwise, pooling, products, quantization, reductions, resizing, shapes
 from deploy_kit.exporters.mil.constants import CONSTANTS
 from deploy_kit.exporters.mil.registry import OPERATORS, UnsupportedOperatorError
 from deploy_kit.parity.reference import one_thread
 
-FAMILIES = (elementwise, pooling, products, reductions, resizing, shapes)
+FAMILIES = (elementwise, pooling, products, quantization, reductions, resizing, shapes)
 """The modules whose operators are in the table."""
 
 HIGHEST_RANK = 5

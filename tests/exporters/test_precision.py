@@ -46,8 +46,7 @@ def test_a_user_s_own_model_keeps_its_answers(target: str, precision: str, tmp_p
         with pytest.raises(UserError, match="fp32"):
             export_everything(tmp_path, target, precision)
         return
-    options = {"ios": 17} if (target, precision) == ("coreml", "int8") else {}
-    artifact = export_everything(tmp_path, target, precision, **options)
+    artifact = export_everything(tmp_path, target, precision)
     proof = artifact.manifest.proof
     if artifact.manifest.outcome == Outcome.EMITTED_UNVERIFIED:
         assert proof.source is not None
