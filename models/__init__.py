@@ -1,6 +1,7 @@
 """Reference architectures: one file each, with configuration, module and checkpoint layout."""
 
 from deploy_kit.models import edgevit as edgevit
+from deploy_kit.models import efficientvit_m as efficientvit_m
 from deploy_kit.models.checkpoint import load_checkpoint
 from deploy_kit.models.registry import Architecture, Published, create_model, get_architecture, list_models
 
