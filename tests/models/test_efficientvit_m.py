@@ -7,18 +7,10 @@ from torch import Tensor, nn
 
 from deploy_kit.errors import UserError
 from deploy_kit.models import create_model, get_architecture, list_models, load_checkpoint
-from deploy_kit.models.efficientvit_m import WindowAttention
+from deploy_kit.models.efficientvit_m import EfficientViT, EfficientViTConfig, WindowAttention
 from tests.golden.golden import Golden
-from tests.models.faithful import (
-    activations,
-    check_deploys,
-    check_official_layout,
-    golden_error,
-    macs,
-    parameters,
-    relative,
-    run,
-)
+from tests.models.faithful import golden_error, macs, parameters
+from tests.models.levit_family import activations, check_deploys, check_official_layout, relative, run
 
 PARAMETERS = {
     "efficientvit_m0": 2_349_436,
@@ -56,7 +48,8 @@ def test_has_the_published_multiply_accumulates(name: str) -> None:
 
 
 def test_leaves_a_graph_that_deploys() -> None:
-    check_deploys("efficientvit_m0", (128, 128))
+    small = EfficientViTConfig((16, 24, 32), (1, 1, 1), (2, 2, 2), (5, 3, 3, 3))
+    check_deploys(EfficientViT(small, (128, 64), 10, nn.ReLU), (128, 64))
 
 
 def in_windows(attention: WindowAttention, x: Tensor) -> Tensor:
