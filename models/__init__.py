@@ -1,6 +1,8 @@
 """Reference architectures: one file each, with configuration, module and checkpoint layout."""
 
 from deploy_kit.models import edgevit as edgevit
+from deploy_kit.models import efficientformer as efficientformer
+from deploy_kit.models import efficientformerv2 as efficientformerv2
 from deploy_kit.models import efficientvit_m as efficientvit_m
 from deploy_kit.models import levit as levit
 from deploy_kit.models import poolformer as poolformer
