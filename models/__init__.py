@@ -5,6 +5,7 @@ from deploy_kit.models import efficientformer as efficientformer
 from deploy_kit.models import efficientformerv2 as efficientformerv2
 from deploy_kit.models import efficientvit_m as efficientvit_m
 from deploy_kit.models import levit as levit
+from deploy_kit.models import mobilevit as mobilevit
 from deploy_kit.models import poolformer as poolformer
 from deploy_kit.models.checkpoint import load_checkpoint
 from deploy_kit.models.registry import Architecture, Published, create_model, get_architecture, list_models
