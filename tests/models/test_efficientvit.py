@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deploy_kit.errors import UserError
+from deploy_kit.models import create_model, get_architecture
+from deploy_kit.models.efficientvit import LiteMLA, Upsample
+from deploy_kit.models.layers import randomize_
+from deploy_kit.statistics import count
+from tests.models.faithful import golden_error, golden_layout, graph_of, layout, macs, parameters, shape_arithmetic
+
+GOLDEN = ["efficientvit_b0", "efficientvit_b1", "efficientvit_l1", "efficientvit_seg_b0_cityscapes"]
+
+PARAMETERS = {
+    "efficientvit_b0": 3_410_008,
+    "efficientvit_b1": 9_102_024,
+    "efficientvit_b2": 24_330_712,
+    "efficientvit_b3": 48_646_056,
+    "efficientvit_l1": 52_654_088,
+    "efficientvit_l2": 63_707_016,
+    "efficientvit_l3": 246_037_288,
+    "efficientvit_seg_b0_cityscapes": 706_691,
+    "efficientvit_seg_b1_cityscapes": 4_803_443,
+    "efficientvit_seg_b2_cityscapes": 15_323_779,
+    "efficientvit_seg_b3_cityscapes": 39_603_155,
+    "efficientvit_seg_l1_cityscapes": 40_242_227,
+    "efficientvit_seg_l2_cityscapes": 52_607_923,
+    "efficientvit_seg_b1_ade20k": 4_791_414,
+    "efficientvit_seg_b2_ade20k": 15_293_382,
+    "efficientvit_seg_b3_ade20k": 39_546_198,
+    "efficientvit_seg_l1_ade20k": 40_409_526,
+    "efficientvit_seg_l2_ade20k": 51_462_454,
+}
+
+MACS: dict[str, float | None] = {
+    **{name: get_architecture(name).published.macs for name in PARAMETERS},
+    "efficientvit_b0": 0.10e9,
+    "efficientvit_b3": 3.95e9,  # published as 4.0 G
+    "efficientvit_l3": 27.6e9,  # published as 28 G
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_computes_what_the_published_implementation_computes(name: str) -> None:
+    assert golden_error(name) <= 1e-9
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_has_the_keys_shapes_and_types_of_official_checkpoints(name: str) -> None:
+    assert layout(create_model(name)) == golden_layout(name)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_has_the_published_number_of_parameters(name: str) -> None:
+    assert parameters(name) == PARAMETERS[name]
+
+
+FAST = ["efficientvit_seg_b0_cityscapes"]
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in MACS if name not in FAST)]
+)
+def test_has_the_published_multiply_accumulates(name: str) -> None:
+    assert macs(name) == pytest.approx(MACS[name], rel=0.01)
+
+
+def test_its_graph_has_four_axes_at_most_and_no_shape_arithmetic() -> None:
+    graph = graph_of("efficientvit_b0")
+    statistics = count(graph)
+    assert statistics.largest_rank == 4
+    assert shape_arithmetic(graph) == []
+    assert statistics.macs == pytest.approx(MACS["efficientvit_b0"], rel=0.01)
+
+
+def test_so_has_that_of_segmentation_with_a_free_batch_and_nothing_bicubic() -> None:
+    graph = graph_of("efficientvit_seg_b0_cityscapes", input_size=(64, 96), dynamic_batch=True)
+    assert count(graph).largest_rank == 4
+    assert shape_arithmetic(graph) == []
+    assert not any("bicubic" in name for name in count(graph).operators)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 4)])
+def test_enlarges_as_bicubic_interpolation_does(factor: int, size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = F.interpolate(x, scale_factor=factor, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(Upsample(3, factor).double()(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_both_orders_of_the_products_in_its_attention_are_one_function() -> None:
+    attention = LiteMLA(32, head_dim=16).eval().double()
+    q, k, v = torch.rand(3, 2, 4, 16, 30, dtype=torch.float64).unbind()
+    torch.testing.assert_close(attention.linear(q, k, v), attention.quadratic(q, k, v), rtol=1e-12, atol=1e-12)
+
+
+def test_the_order_of_the_products_is_the_cheaper_one() -> None:
+    attention = LiteMLA(32, head_dim=16)
+    randomize_(attention, seed=0)
+    used = []
+    attention.linear = lambda q, k, v: used.append("linear") or v  # type: ignore[method-assign, func-returns-value]
+    attention.quadratic = lambda q, k, v: used.append("quadratic") or v  # type: ignore[method-assign, func-returns-value]
+    for size in ((4, 4), (4, 5)):
+        attention(torch.zeros(1, 32, *size))
+    assert used == ["quadratic", "linear"]
+
+
+def test_no_query_that_meets_a_key_gives_zero_and_no_division_by_zero() -> None:
+    attention = LiteMLA(32, head_dim=16)
+    zero, v = torch.zeros(1, 4, 16, 30), torch.rand(1, 4, 16, 30)
+    assert attention.linear(zero, zero, v).eq(0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (50, 71), (96, 64)])
+def test_classifies_images_of_any_size(size: tuple[int, int]) -> None:
+    model = create_model("efficientvit_b0", input_size=size, num_classes=7)
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, *size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 160)])
+def test_segments_images_whose_sides_are_multiples_of_32(size: tuple[int, int]) -> None:
+    model = create_model("efficientvit_seg_b0_cityscapes", input_size=size, num_classes=7)
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, *size)).shape == (2, 7, size[0] // 8, size[1] // 8)
+
+
+def test_refuses_to_segment_other_sizes_and_says_which_it_takes() -> None:
+    with pytest.raises(UserError, match="cannot take 1000x2000 images") as error:
+        create_model("efficientvit_seg_b0_cityscapes", input_size=(1000, 2000))
+    assert "multiples of 32, such as 1024x2048" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("activation", "layer"), [(None, nn.Hardswish), ("relu", nn.ReLU), ("gelu", nn.GELU), ("silu", nn.SiLU)]
+)
+def test_has_the_chosen_activation_in_place_of_the_authors(activation: str | None, layer: type[nn.Module]) -> None:
+    kinds = [type(module) for module in create_model("efficientvit_b0", activation=activation).modules()]
+    assert kinds.count(layer) == 24
+    assert layer is nn.Hardswish or nn.Hardswish not in kinds
