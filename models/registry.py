@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from deploy_kit.errors import UserError, unknown_name
 from deploy_kit.models.layers import ACTIVATIONS, randomize_
@@ -63,15 +63,20 @@ class Architecture:
 
     Images have sides that are multiples of ``size_multiple``, at least ``least_size``; with ``size_multiple`` None,
     of ``input_size`` only. A builder with a parameter ``input_size`` (height, width) is given it.
+
+    Of a model that takes something else than one image, ``draw(seed, input_size)`` makes its inputs, valid for
+    any seed, and ``takes`` is the word for what ``input_size`` counts.
     """
 
     name: str
     build: Callable[..., nn.Module]
     published: Published
-    input_size: tuple[int, int]
+    input_size: tuple[int, ...]
     size_multiple: int | None
     least_size: int = 1
     trained: Trained | None = None
+    draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None
+    takes: str = "images"
 
     @property
     def activation(self) -> str:
@@ -79,12 +84,15 @@ class Architecture:
         return inspect.signature(self.build).parameters["activation"].default
 
     @property
-    def num_classes(self) -> int:
-        """The number of classes of the published checkpoint."""
-        return inspect.signature(self.build).parameters["num_classes"].default
+    def num_classes(self) -> int | None:
+        """The number of classes of the published checkpoint; None for a model without a classifier."""
+        parameter = inspect.signature(self.build).parameters.get("num_classes")
+        return None if parameter is None else parameter.default
 
-    def build_for(self, input_size: tuple[int, int], **options: Any) -> nn.Module:
-        """The model for images of ``input_size``, with its initial weights."""
+    def build_for(self, input_size: tuple[int, ...], **options: Any) -> nn.Module:
+        """The model for inputs of ``input_size``, with its initial weights; ``num_classes=None`` is left out."""
+        if options.get("num_classes", 0) is None:
+            del options["num_classes"]
         if "input_size" in inspect.signature(self.build).parameters:
             options["input_size"] = input_size
         return self.build(**options)
@@ -101,17 +109,20 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 def register(
     *,
     published: Published,
-    input_size: tuple[int, int] = (224, 224),
+    input_size: tuple[int, ...] = (224, 224),
     size_multiple: int | None = 1,
     least_size: int = 1,
     trained: Trained | None = None,
+    draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None,
+    takes: str = "images",
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated builder ``f(num_classes=..., activation=...)``, or ``f(..., input_size=...)``,
-    under its own name; see `Architecture` for the sizes."""
+    under its own name; see `Architecture` for the sizes. One without a classifier has no ``num_classes``."""
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = build.__name__
-        _ARCHITECTURES[name] = Architecture(name, build, published, input_size, size_multiple, least_size, trained)
+        sizes = (input_size, size_multiple, least_size)
+        _ARCHITECTURES[name] = Architecture(name, build, published, *sizes, trained, draw, takes)
         return build
 
     return add
@@ -129,19 +140,22 @@ def get_architecture(name: str) -> Architecture:
     return _ARCHITECTURES[name]
 
 
-def check_input_size(architecture: Architecture, input_size: tuple[int, int]) -> None:
-    """Raise `UserError` where the architecture cannot take images of ``input_size`` (height, width)."""
+def check_input_size(architecture: Architecture, input_size: tuple[int, ...]) -> None:
+    """Raise `UserError` where the architecture cannot take inputs of ``input_size``, height and width of images."""
     step, least, default = architecture.size_multiple, architecture.least_size, architecture.input_size
-    usual = f"{default[0]}x{default[1]}"
+    given, usual = ("x".join(map(str, size)) for size in (input_size, default))
     if step is None:
         if input_size != default:
-            raise UserError(f"{architecture.name} takes {usual} images only", fix="leave out --input-size")
+            raise UserError(
+                f"{architecture.name} takes {usual} {architecture.takes} only", fix="leave out --input-size"
+            )
         return
-    if any(side <= 0 or side % step or side < least for side in input_size):
+    if len(input_size) != len(default) or any(side <= 0 or side % step or side < least for side in input_size):
         at_least = f" from {least} on" if least > step else ""
+        wanted = "a height and width that are multiples" if len(default) == 2 else "a multiple"
         raise UserError(
-            f"{architecture.name} cannot take {input_size[0]}x{input_size[1]} images",
-            fix=f"choose a height and width that are multiples of {step}{at_least}, such as {usual}",
+            f"{architecture.name} cannot take {given} {architecture.takes}",
+            fix=f"choose {wanted} of {step}{at_least}, such as {usual}",
         )
 
 
@@ -166,7 +180,7 @@ def create_model(
     name: str,
     *,
     num_classes: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     activation: str | None = None,
     seed: int = 0,
 ) -> nn.Module:
@@ -175,7 +189,8 @@ def create_model(
     Args:
         name: one of `list_models`, or a model that was trained here.
         num_classes: outputs of the classifier; None is the published number.
-        input_size: side, or height and width, of the images that it will take; None is published.
+        input_size: side, or height and width, of the images that it will take (of `Architecture.takes`, how many);
+            None is published.
         activation: one of ``relu gelu gelu_tanh hardswish silu``; None is the published one.
         seed: of the weights; two models of one name and seed are equal.
 
@@ -185,15 +200,17 @@ def create_model(
     """
     architecture = get_architecture(name)
     size = architecture.input_size if input_size is None else input_size
-    size = (size, size) if isinstance(size, int) else size
+    size = (size,) * len(architecture.input_size) if isinstance(size, int) else size
     check_input_size(architecture, size)
     if activation is not None and activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
+    if num_classes is not None and architecture.num_classes is None:
+        raise UserError(f"{name} has no classifier", fix="leave out --num-classes")
     if num_classes is not None and num_classes < 1:
         raise UserError(f"a classifier needs at least one class, not {num_classes}")
     check_seed(seed)
     classes = architecture.num_classes if num_classes is None else num_classes
-    with within_memory(f"{name} with {classes} classes"):
+    with within_memory(name if classes is None else f"{name} with {classes} classes"):
         model = architecture.build_for(size, num_classes=classes, activation=activation or architecture.activation)
         randomize_(model, seed)
     return model.eval()

@@ -44,7 +44,7 @@ def command(json: Json = False) -> None:
                 f"{row.parameters:,}",
                 row.input_size,
                 row.activation,
-                row.published_quality or f"top-1 {row.published_top1}%",
+                _quality(row),
                 None if row.published_macs is None else f"{row.published_macs / 1e9:.2f} G",
                 _latency(row.published_latency),
                 row.paper,
@@ -62,12 +62,11 @@ def _row(name: str) -> ModelRow:
     architecture = get_architecture(name)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
-    height, width = architecture.input_size
     published = architecture.published
     return ModelRow(
         name=name,
         parameters=parameters,
-        input_size=f"{height}x{width}",
+        input_size="x".join(map(str, architecture.input_size)),
         activation=architecture.activation,
         published_top1=published.top1,
         published_quality=published.quality,
@@ -75,6 +74,10 @@ def _row(name: str) -> ModelRow:
         published_latency=published.latency,
         paper=published.paper,
     )
+
+
+def _quality(row: ModelRow) -> str | None:
+    return row.published_quality or (None if row.published_top1 is None else f"top-1 {row.published_top1}%")
 
 
 def _latency(latency: Latency | None) -> str | None:
