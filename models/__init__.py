@@ -8,6 +8,8 @@ from deploy_kit.models import efficientvit_m as efficientvit_m
 from deploy_kit.models import levit as levit
 from deploy_kit.models import mobilevit as mobilevit
 from deploy_kit.models import poolformer as poolformer
+from deploy_kit.models import swin as swin
+from deploy_kit.models import vit as vit
 from deploy_kit.models.checkpoint import load_checkpoint
 from deploy_kit.models.registry import Architecture, Published, create_model, get_architecture, list_models
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from deploy_kit.errors import UserError
+from deploy_kit.models import create_model, get_architecture, load_checkpoint
+from tests.golden.golden import Golden
+from tests.models.faithful import golden_error, golden_layout, layout, macs, parameters
+from tests.models.levit_family import activations, check_deploys, run
+
+PARAMETERS = {"deit_tiny": 5_717_416, "deit_small": 22_050_664, "deit_base": 86_567_656, "vit_base": 86_567_656}
+
+
+def test_computes_what_the_published_implementation_computes() -> None:
+    assert golden_error("deit_tiny") <= 1e-9
+
+
+def test_has_the_keys_shapes_and_types_of_official_checkpoints() -> None:
+    assert layout(create_model("deit_tiny")) == golden_layout("deit_tiny")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_has_the_published_number_of_parameters(name: str) -> None:
+    assert parameters(name) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PARAMETERS)[1:])]
+)
+def test_has_the_published_multiply_accumulates(name: str) -> None:
+    """Published to one digit after the point: DeiT-Ti's 1.254 G as 1.3 G."""
+    published = get_architecture(name).published.macs
+    assert published is not None
+    assert round(macs(name) / 1e9, 1) == published / 1e9
+
+
+def test_its_graph_has_four_axes_at_most_and_no_shapes() -> None:
+    check_deploys(create_model("deit_tiny"), (224, 224))
+
+
+def test_positions_of_another_image_size_are_interpolated_and_the_class_token_s_is_not() -> None:
+    official = Golden.load("deit_tiny").state_dict()
+    model = create_model("deit_tiny", input_size=(160, 256))
+    assert run(model, torch.zeros(2, 3, 160, 256)).shape == (2, 1000)
+    resized = model.from_official(official)["pos_embed"]
+    assert resized.shape == model.pos_embed.shape == (1, 1 + 10 * 16, 192)
+    assert resized[:, 0].equal(official["pos_embed"][:, 0])
+    plane = official["pos_embed"][:, 1:].reshape(1, 14, 14, 192).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(plane, (10, 16), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resized[:, 1:], expected.permute(0, 2, 3, 1).reshape(1, -1, 192))
+
+
+def test_positions_of_the_same_size_are_left_alone() -> None:
+    official = Golden.load("deit_tiny").state_dict()
+    assert create_model("deit_tiny").from_official(official)["pos_embed"] is official["pos_embed"]
+
+
+def test_refuses_a_distilled_checkpoint_which_has_one_more_token() -> None:
+    official = Golden.load("deit_tiny").state_dict()
+    with pytest.raises(UserError, match="unexpected, first 'dist_token'"):
+        load_checkpoint(create_model("deit_tiny"), {**official, "dist_token": official["cls_token"]})
+
+
+@pytest.mark.parametrize("size", [(224, 230), (8, 224)])
+def test_refuses_other_sizes_and_says_which_it_takes(size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="deit_tiny cannot take") as error:
+        create_model("deit_tiny", input_size=size)
+    assert "multiples of 16" in error.value.fix
+
+
+def test_takes_the_smallest_image_and_other_classes() -> None:
+    model = create_model("deit_tiny", input_size=16, num_classes=7)
+    assert run(model, torch.zeros(2, 3, 16, 16)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("activation", "layer"), [(None, nn.GELU), ("relu", nn.ReLU), ("hardswish", nn.Hardswish)])
+def test_has_the_chosen_activation_in_every_mlp(activation: str | None, layer: type[nn.Module]) -> None:
+    assert activations(create_model("deit_tiny", activation=activation)) == {layer: 12}
