@@ -8,6 +8,8 @@ they load as they are. Microsoft's EfficientViT is another architecture.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -360,36 +362,39 @@ class EfficientViT(nn.Module):
 class Upsample(nn.Module):
     """Bicubic enlargement by a whole number: ``[B, C, H, W] -> [B, C, factor H, factor W]``.
 
-    A pixel of the result is a sum of 4x4 whose weights depend only on its place in the factor x factor pixels that
-    one becomes: a transposed convolution of each channel, one axis at a time. Beyond the image its edge goes on.
+    Each axis is multiplied by a constant matrix: few runtimes know bicubic interpolation, and all know a product.
     """
 
-    kernel: Tensor
-
-    def __init__(self, dim: int, factor: int):
+    def __init__(self, factor: int):
         super().__init__()
         self.factor = factor
-        kernel = cubic((torch.arange(4 * factor) + 0.5) / factor - 2)
-        self.register_buffer("kernel", kernel.expand(dim, 1, -1).contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.enlarge(self.enlarge(x, 2), 3)
-
-    def enlarge(self, x: Tensor, axis: int) -> Tensor:
-        """``x`` with one axis enlarged."""
-        first, last = x.narrow(axis, 0, 1), x.narrow(axis, -1, 1)
-        x = torch.cat([first, first, x, last, last], dim=axis)
-        stride, padding = [1, 1], [0, 0]
-        stride[axis - 2], padding[axis - 2] = self.factor, self.factor * 7 // 2
-        return F.conv_transpose2d(x, self.kernel.unsqueeze(5 - axis), None, stride, padding, groups=x.shape[1])
+        rows, columns = (
+            torch.tensor(bicubic_matrix(side, self.factor), dtype=x.dtype, device=x.device) for side in x.shape[2:]
+        )
+        return F.linear(F.linear(x, columns).transpose(2, 3), rows).transpose(2, 3)
 
 
-def cubic(distance: Tensor) -> Tensor:
+@functools.cache
+def bicubic_matrix(side: int, factor: int) -> tuple[tuple[float, ...], ...]:
+    """``[factor side, side]``: what each pixel of an axis gives to those of the enlarged one, whose edges go on."""
+    matrix = []
+    for i in range(side * factor):
+        position = (i + 0.5) / factor - 0.5
+        row = [0.0] * side
+        for pixel in range(math.floor(position) - 1, math.floor(position) + 3):
+            row[min(max(pixel, 0), side - 1)] += cubic(position - pixel)
+        matrix.append(tuple(row))
+    return tuple(matrix)
+
+
+def cubic(distance: float) -> float:
     """The weight of a pixel at this distance in bicubic interpolation, whose parameter is -0.75 in PyTorch."""
-    x, a = distance.abs(), -0.75
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * a * x - 4 * a
-    return torch.where(x < 1, near, far)
+    x, a = abs(distance), -0.75
+    if x < 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return ((x - 5) * x + 8) * a * x - 4 * a if x < 2 else 0.0
 
 
 class SegmentationHead(nn.Module):
@@ -403,8 +408,8 @@ class SegmentationHead(nn.Module):
         width, expansion = config.width, config.expansion
         self.input_ops = nn.ModuleList(
             [
-                OpSequential(ConvLayer(widths[4], width), Upsample(width, 4)),
-                OpSequential(ConvLayer(widths[3], width), Upsample(width, 2)),
+                OpSequential(ConvLayer(widths[4], width), Upsample(4)),
+                OpSequential(ConvLayer(widths[3], width), Upsample(2)),
                 ConvLayer(widths[2], width),
             ]
         )
