@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -31,6 +32,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
+WIDE = 160
+"""Columns of a table that is not for a terminal."""
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table for people; None is shown as a dash."""
     from rich.box import SIMPLE_HEAD
@@ -43,7 +48,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    Console(soft_wrap=False).print(table)
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE).print(table)
 
 
 def print_line(text: str) -> None:

@@ -15,6 +15,7 @@ from deploy_kit.cli.console import (
     format_percent,
     print_error,
     print_json,
+    print_line,
     print_note,
     print_table,
 )
@@ -288,26 +289,32 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
     if json:
         print_json(results)
         return
-    print_table(
-        f"{loaded.name}, weights: {loaded.record.weights.description}",
-        ["result", *(result.target for result in results)],
-        [
-            ("outcome", *(result.outcome for result in results)),
-            ("verified by", *(result.verified_by for result in results)),
-            ("largest relative error", *(format_error(result.max_relative_error) for result in results)),
-            ("times float32's own error", *(format_number(result.noise_ratio, 1) for result in results)),
-            ("SNR, dB", *(format_number(result.snr_db, 0) for result in results)),
-            ("top-1 agreement", *(format_percent(result.top1_agreement) for result in results)),
-            ("size", *(None if result.bytes is None else format_bytes(result.bytes) for result in results)),
-            ("operators", *(result.operators for result in results)),
-            ("delegated", *(format_percent(result.delegated_share) for result in results)),
-            (
-                "time to export and prove",
-                *(None if result.seconds is None else f"{result.seconds:.1f} s" for result in results),
-            ),
-            ("file", *(result.artifact for result in results)),
-        ],
-    )
+    title = f"{loaded.name}, weights: {loaded.record.weights.description}"
+    if len(results) == 1:
+        rows = _row(results[0]) | {"file": results[0].artifact}
+        print_table(title, ["result", results[0].target], [(name, rows[name]) for name in rows])
+    else:
+        table = [{"target": result.target} | _row(result) for result in results]
+        print_table(title, list(table[0]), [tuple(row.values()) for row in table])
+        for result in results:
+            if result.artifact is not None:
+                print_line(f"{result.target}: {result.artifact}")
     for result in results:
         for note in result.notes:
             print_note(f"{result.target}: {note}")
+
+
+def _row(result: ExportResult) -> dict[str, object]:
+    """What the table says of a target, by column."""
+    return {
+        "outcome": result.outcome,
+        "verified by": result.verified_by,
+        "error": format_error(result.max_relative_error),
+        "x float32's": format_number(result.noise_ratio, 1),
+        "SNR, dB": format_number(result.snr_db, 0),
+        "top-1": format_percent(result.top1_agreement),
+        "size": None if result.bytes is None else format_bytes(result.bytes),
+        "operators": result.operators,
+        "delegated": format_percent(result.delegated_share),
+        "time": None if result.seconds is None else f"{result.seconds:.1f} s",
+    }

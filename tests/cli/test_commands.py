@@ -34,7 +34,7 @@ def test_export_prints_one_table_with_the_figures_of_every_target(deploykit: Com
     ended = deploykit(*EXPORT, "-t", "onnx", "-t", "torchscript-lite", "--out", tmp_path)
     assert ended.code == 0, ended.err
     assert "weights: as the callable made them" in ended.out
-    for word in ("onnxruntime", "torch lite", "ok", "SNR", "top-1 agreement", "100%", "model.onnx", "model.ptl"):
+    for word in ("onnxruntime", "torch lite", "ok", "SNR", "top-1", "operators", "100%", "model.onnx", "model.ptl"):
         assert word in ended.out
     for stage in ("capture", "fuse", "prepack", "prove"):
         assert f"s  {stage}" in ended.err
@@ -103,6 +103,21 @@ def test_one_failed_target_of_two_does_not_stop_the_other(
     assert "no kernel" in failed["error"]
     assert failed["artifact"] is None
     assert "not prepacked" in ok["notes"][0]
+
+
+def test_a_precision_that_a_target_does_not_have_is_unavailable_there_alone(deploykit: Command, tmp_path: Path) -> None:
+    arguments = (*EXPORT, "-t", "onnx", "-t", "torchscript-lite", "--out", tmp_path, "--precision", "fp16", "--json")
+    ended = deploykit(*arguments)
+    assert ended.code == 1
+    onnx, lite = ended.json
+    assert (onnx["outcome"], lite["outcome"]) == ("ok", "unavailable")
+    assert onnx["noise_ratio"] is None, "fp16 is not measured by float32's own error"
+    assert "--precision 'fp16'" in lite["error"]
+    assert lite["seconds"] is None
+    assert "--precision 'fp16'" in ended.err
+    alone = deploykit(*EXPORT, "-t", "torchscript-lite", "--out", tmp_path, "--precision", "fp16")
+    assert alone.code == 2
+    assert not (tmp_path / "tests.support.tiny" / "torchscript-lite").exists()
 
 
 def test_fuse_shows_rewrites_and_costs_and_writes_nothing(
