@@ -8,6 +8,7 @@ load as they are.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -202,11 +203,52 @@ class MobileViT(nn.Module):
         self.classifier = nn.Sequential()
         self.classifier.add_module("fc", nn.Linear(CLASSIFIER_EXPANSION * dim_in, num_classes))
 
+    @staticmethod
+    def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The official layout of a checkpoint in timm's, whose function is the same; any other as it is."""
+        return {_official_key(key): value for key, value in state.items()} if "stem.conv.weight" in state else state
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_1(x)
         for layer in range(1, 6):
             x = self.get_submodule(f"layer_{layer}")(x)
         return self.classifier(self.conv_1x1_exp(x).mean((2, 3)))
+
+
+TIMM_NAMES = {
+    "stem.": "conv_1.block.",
+    "final_conv.": "conv_1x1_exp.block.",
+    "head.": "classifier.",
+    ".bn.": ".norm.",
+    ".conv1_1x1.": ".block.exp_1x1.block.",
+    ".conv2_kxk.": ".block.conv_3x3.block.",
+    ".conv3_1x1.": ".block.red_1x1.block.",
+    ".conv_kxk.": ".local_rep.conv_3x3.block.",
+    ".conv_1x1.": ".local_rep.conv_1x1.block.conv.",
+    ".conv_proj.": ".conv_proj.block.",
+    ".conv_fusion.": ".fusion.block.",
+    ".transformer.": ".global_rep.",
+    ".norm1.": ".pre_norm_mha.0.",
+    ".attn.qkv.": ".pre_norm_mha.1.qkv_proj.",
+    ".attn.proj.": ".pre_norm_mha.1.out_proj.",
+    ".norm2.": ".pre_norm_ffn.0.",
+    ".mlp.fc1.": ".pre_norm_ffn.1.",
+    ".mlp.fc2.": ".pre_norm_ffn.4.",
+}
+"""Parts of the keys of timm's checkpoints, and of the official ones."""
+
+
+def _official_key(key: str) -> str:
+    """The official name of an entry of timm's checkpoints."""
+    stage = re.match(r"stages\.(\d)\.", key)
+    if stage is not None:
+        number = int(stage[1]) + 1
+        key = f"layer_{number}.{key[stage.end() :]}"
+        if number > 2:  # the norm behind the transformers is counted as one more of them
+            key = key.replace(".1.norm.", f".1.global_rep.{TRANSFORMER_DEPTHS[number - 3]}.")
+    for timm, official in TIMM_NAMES.items():
+        key = key.replace(timm, official, 1)
+    return key
 
 
 def _build(name: str, num_classes: int, activation: str) -> MobileViT:

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from deploy_kit.models import create_model
+from deploy_kit.errors import MissingDependencyError
+from deploy_kit.models import create_model, load_checkpoint
 from deploy_kit.models.mobilevit import fold, unfold
 from deploy_kit.statistics import count
+from deploy_kit.timm_models import create_timm_model
 from tests.models.faithful import golden_error, golden_layout, graph_of, layout, macs, parameters, shape_arithmetic
 
 PARAMETERS = {"mobilevit_xxs": 1_272_024, "mobilevit_xs": 2_317_848, "mobilevit_s": 5_578_632}
@@ -66,3 +68,48 @@ def test_has_the_chosen_activation_everywhere(activation: str | None, layer: typ
     modules = [type(module) for module in create_model("mobilevit_xxs", activation=activation).modules()]
     assert modules.count(layer) == 34
     assert layer is nn.SiLU or nn.SiLU not in modules
+
+
+TIMM_KEYS = {
+    "stem.bn.running_var": "conv_1.block.norm.running_var",
+    "stages.0.0.conv1_1x1.conv.weight": "layer_1.0.block.exp_1x1.block.conv.weight",
+    "stages.1.2.conv2_kxk.bn.bias": "layer_2.2.block.conv_3x3.block.norm.bias",
+    "stages.2.0.conv3_1x1.bn.weight": "layer_3.0.block.red_1x1.block.norm.weight",
+    "stages.2.1.conv_kxk.conv.weight": "layer_3.1.local_rep.conv_3x3.block.conv.weight",
+    "stages.2.1.conv_1x1.weight": "layer_3.1.local_rep.conv_1x1.block.conv.weight",
+    "stages.3.1.transformer.1.norm1.weight": "layer_4.1.global_rep.1.pre_norm_mha.0.weight",
+    "stages.3.1.transformer.3.attn.qkv.bias": "layer_4.1.global_rep.3.pre_norm_mha.1.qkv_proj.bias",
+    "stages.3.1.transformer.0.attn.proj.weight": "layer_4.1.global_rep.0.pre_norm_mha.1.out_proj.weight",
+    "stages.4.1.transformer.0.norm2.bias": "layer_5.1.global_rep.0.pre_norm_ffn.0.bias",
+    "stages.4.1.transformer.0.mlp.fc1.weight": "layer_5.1.global_rep.0.pre_norm_ffn.1.weight",
+    "stages.4.1.transformer.0.mlp.fc2.weight": "layer_5.1.global_rep.0.pre_norm_ffn.4.weight",
+    "stages.2.1.norm.weight": "layer_3.1.global_rep.2.weight",
+    "stages.3.1.norm.bias": "layer_4.1.global_rep.4.bias",
+    "stages.4.1.norm.weight": "layer_5.1.global_rep.3.weight",
+    "stages.4.1.conv_proj.bn.weight": "layer_5.1.conv_proj.block.norm.weight",
+    "stages.4.1.conv_fusion.conv.weight": "layer_5.1.fusion.block.conv.weight",
+    "final_conv.conv.weight": "conv_1x1_exp.block.conv.weight",
+    "head.fc.bias": "classifier.fc.bias",
+}
+
+
+def test_knows_the_names_of_timm_s_checkpoints() -> None:
+    model = create_model("mobilevit_xxs")
+    stem, zero = {"stem.conv.weight": torch.zeros(0)}, torch.zeros(0)
+    named = {key: list(model.from_official({**stem, key: zero}))[1] for key in TIMM_KEYS}
+    assert named == TIMM_KEYS
+    assert set(TIMM_KEYS.values()) <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_computes_what_timm_computes_with_timm_s_checkpoint(name: str) -> None:
+    try:
+        theirs, _ = create_timm_model(name, num_classes=None, seed=0)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    model = create_model(name)
+    load_checkpoint(model, theirs.state_dict())
+    x = torch.rand(1, 3, 72, 104, dtype=torch.float64)
+    with torch.no_grad():
+        ours, expected = model.double()(x), theirs.eval().double()(x)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
