@@ -6,6 +6,7 @@ from deploy_kit.models import efficientformerv2 as efficientformerv2
 from deploy_kit.models import efficientvit as efficientvit
 from deploy_kit.models import efficientvit_m as efficientvit_m
 from deploy_kit.models import levit as levit
+from deploy_kit.models import mobilenet as mobilenet
 from deploy_kit.models import mobilevit as mobilevit
 from deploy_kit.models import poolformer as poolformer
 from deploy_kit.models import swin as swin
