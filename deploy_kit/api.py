@@ -181,14 +181,16 @@ def _lower(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Optio
 
 
 def _calibration(loaded: LoadedModel, options: Options) -> Calibration:
-    return load_calibration(loaded.input_shapes, loaded.preprocessing, getattr(options, "calibration", None))
+    folder = getattr(options, "calibration", None)
+    return load_calibration(loaded.input_shapes, loaded.preprocessing, folder, loaded.draw)
 
 
 def _cases(loaded: LoadedModel, exporter: Exporter, options: Options) -> list[Case]:
     """What to prove an artifact on. Noise is outside of the ranges that int8 was calibrated for."""
     if exporter.precision(options) == "int8":
         return _calibration(loaded, options).cases
-    return make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=exporter.dynamic_batch(options))
+    batch = exporter.dynamic_batch(options)
+    return make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=batch, own=loaded.draw)
 
 
 def prove(

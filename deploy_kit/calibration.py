@@ -10,7 +10,7 @@ import PIL.Image
 from torch import Tensor
 
 from deploy_kit.errors import UserError
-from deploy_kit.parity.inputs import Case, noise, photographs
+from deploy_kit.parity.inputs import Case, Draw, make_cases, noise, photographs
 from deploy_kit.preprocessing import Preprocessing, read_image
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -28,19 +28,22 @@ class Calibration:
 
 
 def load_calibration(
-    shapes: list[tuple[int, ...]], preprocessing: Preprocessing | None, folder: Path | None
+    shapes: list[tuple[int, ...]], preprocessing: Preprocessing | None, folder: Path | None, own: Draw | None = None
 ) -> Calibration:
     """Calibration inputs of a model, and the cases to prove a calibrated artifact on.
 
     From a folder: its images in order of name, spread over all of it; those for the proof are not calibrated on.
     Without one: crops of the two photographs, proven on the whole photographs and their middles. A model
-    that takes no images is calibrated on noise.
+    that takes no images is calibrated on what ``own`` makes of seeds, or on noise.
 
     Raises:
         UserError: the model takes no images, or the folder holds too few.
     """
     batch = shapes[0][0]
     if folder is None:
+        if own is not None:
+            seeded = tuple(own(100 + index) for index in range(8))
+            return Calibration(seeded, make_cases(shapes, None, own=own), f"{len(seeded)} seeded inputs")
         if preprocessing is None or len(shapes) != 1:
             inputs = tuple(noise(shapes, seed=100 + index) for index in range(8))
             cases = [Case("noise", "noise", noise(shapes, seed=0))]

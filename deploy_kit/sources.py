@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,30 @@ from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
-from deploy_kit.models.registry import check_input_size, check_seed, within_memory
-from deploy_kit.parity.inputs import noise, pixels
+from deploy_kit.models.registry import Architecture, check_input_size, check_seed, within_memory
+from deploy_kit.parity.inputs import Draw, noise, pixels
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.pt2 import RefusedError, load_program
 from deploy_kit.timm_models import create_timm_model
+
+INTEGERS = (torch.int32, torch.int64)
+"""What an exported program may take beside float32."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model that can be exported: the module as it was given, and all that is known about it.
 
-    ``program`` is set for a model that came as an exported program, whose graph is used as it is.
+    ``program`` is set for a model that came as an exported program, whose graph is used as it is. ``draw`` is set for
+    one whose inputs noise cannot stand for, such as indices.
     """
 
     module: nn.Module
     record: ModelRecord
     preprocessing: Preprocessing | None
     program: torch.export.ExportedProgram | None = None
+    draw: Draw | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +67,12 @@ class LoadedModel:
 
     def capture(self, *, dynamic_batch: bool = False) -> Graph:
         """The model's graph; see `deploy_kit.capture.capture`."""
-        inputs = _example_inputs(self.input_shapes, pixels if self.record.embeds_preprocessing else noise)
+        if self.draw is not None:
+            inputs = self.draw(0)
+        else:
+            inputs = _example_inputs(self.input_shapes, pixels if self.record.embeds_preprocessing else noise)
+        if self.draw is not None and dynamic_batch:
+            raise UserError(f"{self.name} takes no batch", fix="leave out --dynamic-batch")
         if self.program is None:
             with _quietly():
                 return capture(self.module, inputs, dynamic_batch=dynamic_batch)
@@ -160,6 +171,8 @@ def _from_registry(
     seed: int,
 ) -> LoadedModel:
     architecture = get_architecture(name)
+    if architecture.draw is not None:
+        return _from_drawn(architecture, input_size, activation, num_classes, weights, seed)
     shape = (1, 3, *architecture.input_size)
     if input_size is not None:
         shapes = parse_shapes(input_size)
@@ -187,6 +200,37 @@ def _from_registry(
     )
     preprocessing = Preprocessing.for_input(shape) if trained is None else trained.preprocessing.resized(shape[2:])
     return LoadedModel(model, record, preprocessing)
+
+
+def _from_drawn(
+    architecture: Architecture,
+    input_size: Any,
+    activation: str | None,
+    num_classes: int | None,
+    weights: str | Path | None,
+    seed: int,
+) -> LoadedModel:
+    """A reference model that makes its own inputs: ``input_size`` is their size, or the shapes of all of them."""
+    name, size, make = architecture.name, architecture.input_size, architecture.draw
+    assert make is not None
+    shapes = None if input_size is None else parse_shapes(input_size)
+    if shapes is not None:
+        size = shapes[0] if len(shapes) == 1 else shapes[0][: len(size)]
+        check_input_size(architecture, size)
+    with within_memory(f"{name} for {'x'.join(map(str, size))} {architecture.takes}"):
+        drawn = [tuple(x.shape) for x in make(0, size)]
+    if shapes is not None and len(shapes) > 1 and shapes != drawn:
+        raise UserError(f"{name} takes inputs of {_text(drawn)}", fix=f"pass {_text([architecture.input_size])}")
+    model = create_model(name, num_classes=num_classes, input_size=size, activation=activation, seed=seed)
+    record = ModelRecord(
+        name=name,
+        source=name,
+        activation=activation or architecture.activation,
+        num_classes=num_classes or architecture.num_classes,
+        input_shapes=[list(shape) for shape in drawn],
+        weights=_weights(model, "random", weights, seed),
+    )
+    return LoadedModel(model, record, None, draw=lambda case: make(case, size))
 
 
 def _from_module(
@@ -268,8 +312,11 @@ def _from_pt2(path: Path) -> LoadedModel:
         node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and "val" in node.meta
     }
     values = [placeholders[name] for name in program.graph_signature.user_inputs if name in placeholders]
-    if not all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in values):
-        raise UserError(f"{str(path)!r} has inputs that are not float32 tensors", fix="export it with float32 inputs")
+    if not all(isinstance(value, Tensor) and value.dtype in (torch.float32, *INTEGERS) for value in values):
+        raise UserError(
+            f"{str(path)!r} has inputs that are neither float32 nor integers (int32 or int64)",
+            fix="export it with float32 inputs",
+        )
     shapes = [[s if isinstance(s, int) else s.node.hint for s in value.shape] for value in values]
     record = ModelRecord(
         name=_slug(path.stem),
@@ -279,8 +326,27 @@ def _from_pt2(path: Path) -> LoadedModel:
         input_shapes=shapes,
         weights=_weights(module, "program", None, 0),
     )
-    preprocessing = Preprocessing.for_input(tuple(shapes[0])) if len(shapes) == 1 else None
-    return LoadedModel(module, record, preprocessing, program)
+    if all(value.dtype == torch.float32 for value in values):
+        preprocessing = Preprocessing.for_input(tuple(shapes[0])) if len(shapes) == 1 else None
+        return LoadedModel(module, record, preprocessing, program)
+    examples = program.example_inputs
+    if examples is None:
+        raise UserError(
+            f"{str(path)!r} takes integers, and does not hold the example inputs that would say which are valid",
+            fix="write it with torch.export.save(torch.export.export(model, inputs), path), which keeps them",
+        )
+    return LoadedModel(module, record, None, program, draw=partial(_like_examples, examples[0]))
+
+
+def _like_examples(examples: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+    """Noise for floats; for integers, whose valid range nobody says, the elements of the example in another order."""
+    floats = noise([tuple(x.shape) for x in examples], seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for example, values in zip(examples, floats):
+        order = torch.randperm(example.numel(), generator=generator)
+        drawn.append(values if example.is_floating_point() else example.flatten()[order].reshape(example.shape))
+    return tuple(drawn)
 
 
 def _from_timm(

@@ -5,6 +5,7 @@ from deploy_kit.models import efficientformer as efficientformer
 from deploy_kit.models import efficientformerv2 as efficientformerv2
 from deploy_kit.models import efficientvit as efficientvit
 from deploy_kit.models import efficientvit_m as efficientvit_m
+from deploy_kit.models import flatformer as flatformer
 from deploy_kit.models import levit as levit
 from deploy_kit.models import mobilenet as mobilenet
 from deploy_kit.models import mobilevit as mobilevit

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
-from deploy_kit import load_model
+from deploy_kit import export, load_model, verify
 from deploy_kit.errors import MissingDependencyError, UserError
 from deploy_kit.pt2 import RefusedError, load_program
 from deploy_kit.sources import hash_state, parse_shapes
@@ -227,10 +227,66 @@ def test_an_exported_program_may_have_several_inputs_and_computed_shapes(tmp_pat
     assert loaded.preprocessing is None
 
 
-def test_inputs_other_than_float32_are_refused(tmp_path: Path) -> None:
-    path = save(nn.Embedding(4, 2), (torch.tensor([[1, 2]]),), tmp_path / "ids.pt2")
-    with pytest.raises(UserError, match="not float32"):
+class Looks(nn.Module):
+    """Rows of a table, for floats and for integers that have to be valid indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, 6)
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x[rows] + self.table(rows)
+
+
+def test_a_program_may_take_integers_which_stay_as_valid_as_its_example(tmp_path: Path) -> None:
+    rows = torch.tensor([3, 1, 1, 0, 3])
+    path = save(random(Looks()), (torch.zeros(4, 6), rows), tmp_path / "rows.pt2")
+    loaded = load_model(str(path))
+    assert loaded.draw is not None
+    first, second = loaded.draw(0), loaded.draw(1)
+    assert not torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+    assert first[1].sort().values.equal(second[1].sort().values)
+    assert first[1].sort().values.equal(rows.sort().values)
+    artifact = export(loaded, "onnx", out=tmp_path, options={"simplify": False})
+    assert [(record.dtype, record.shape) for record in artifact.manifest.inputs] == [
+        ("float32", [4, 6]),
+        ("int64", [5]),
+    ]
+    assert verify(artifact).passed
+    with pytest.raises(UserError, match="rows takes no batch"):
+        export(loaded, "onnx", out=tmp_path / "batch", options={"dynamic_batch": True})
+
+
+def test_a_program_that_takes_integers_needs_its_example_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.export(random(Looks()), (torch.zeros(4, 6), torch.tensor([3, 1])))
+    program.example_inputs = None
+    path = tmp_path / "rows.pt2"
+    torch.export.save(program, path)
+    with pytest.raises(UserError, match="does not hold the example inputs"):
         load_model(str(path))
+
+
+def test_inputs_of_other_types_are_refused(tmp_path: Path) -> None:
+    path = save(nn.Identity(), (torch.zeros(1, 2, dtype=torch.float64),), tmp_path / "double.pt2")
+    with pytest.raises(UserError, match="neither float32 nor integers"):
+        load_model(str(path))
+
+
+def test_a_reference_model_that_takes_no_image_makes_its_own_inputs() -> None:
+    loaded = load_model("flatformer", input_size=288)
+    assert loaded.input_shapes == [(288, 128)] * 2 + [(288,)] * 6
+    assert loaded.preprocessing is None
+    assert [x.dtype for x in loaded.capture().example_inputs] == [torch.float32] * 2 + [torch.int64] * 6
+    shapes = ",".join("x".join(map(str, shape)) for shape in loaded.input_shapes)
+    assert load_model("flatformer", input_size=shapes).record == loaded.record
+    for size, message in (("300", "cannot take 300 pillars"), ("288x128,144", "takes inputs of 288x128,288x128,288,")):
+        with pytest.raises(UserError, match=message):
+            load_model("flatformer", input_size=size)
+    with pytest.raises(UserError, match="flatformer for 144000000000000 pillars is too large"):
+        load_model("flatformer", input_size=144 * 10**12)
 
 
 class Paired(nn.Module):

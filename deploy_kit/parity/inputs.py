@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from deploy_kit.preprocessing import Preprocessing
 
+Draw = Callable[[int], tuple[Tensor, ...]]
+"""Makes a model's inputs from a seed, where noise of their shapes would not do."""
+
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs, float32 or the uint8 pixels of an image, with a name to report it by."""
+    """One set of inputs (float32, the uint8 pixels of an image, or integers), with a name to report it by."""
 
     name: str
     kind: Literal["noise", "photograph"]
@@ -21,7 +25,11 @@ class Case:
 
 
 def make_cases(
-    shapes: list[tuple[int, ...]], preprocessing: Preprocessing | None, *, dynamic_batch: bool = False
+    shapes: list[tuple[int, ...]],
+    preprocessing: Preprocessing | None,
+    *,
+    dynamic_batch: bool = False,
+    own: Draw | None = None,
 ) -> list[Case]:
     """Noise of two strengths for any model, and four photographs for one that takes images.
 
@@ -29,7 +37,10 @@ def make_cases(
         shapes: of the inputs, batch included.
         preprocessing: of the model's images; None for a model that takes none. Embedded, the inputs are uint8.
         dynamic_batch: add a case with a batch of three.
+        own: makes the model's inputs, which are then the only cases.
     """
+    if own is not None:
+        return [Case(f"seeded inputs {seed}", "noise", own(seed)) for seed in range(4)]
     draw = pixels if preprocessing is not None and preprocessing.embedded else noise
     cases = [
         Case("noise", "noise", draw(shapes, seed=0)),

@@ -13,7 +13,7 @@ from deploy_kit.exporters.base import Exporter
 from deploy_kit.fusion import PASSES, Policy
 from deploy_kit.graph import Graph, is_view, module_path
 from deploy_kit.parity.compare import compare
-from deploy_kit.parity.reference import Reference, in_float64, run_module
+from deploy_kit.parity.reference import Reference, in_float64, run_module, widen_inputs
 from deploy_kit.sources import LoadedModel
 from deploy_kit.stages import Stages
 
@@ -37,7 +37,7 @@ def locate(loaded: LoadedModel, fused: Graph, exporter: Exporter, options: Any) 
 
 def _in_passes(loaded: LoadedModel, policy: Policy) -> str | None:
     graph = loaded.capture()
-    inputs = tuple(x.double() for x in graph.example_inputs)
+    inputs = widen_inputs(graph.example_inputs)
     expected = run_module(in_float64(loaded.module), inputs)
     widened = widen(graph)
     if not _equal(run_module(widened.module, inputs), expected):
@@ -58,7 +58,7 @@ def widen(graph: Graph) -> Graph:
     for node in module.graph.nodes:
         if isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_floating_point():
             node.meta["val"] = node.meta["val"].double()
-    return Graph(module, tuple(x.double() for x in graph.example_inputs), graph.dynamic_batch)
+    return Graph(module, widen_inputs(graph.example_inputs), graph.dynamic_batch)
 
 
 def _equal(outputs: list[Tensor], expected: list[Tensor]) -> bool:
@@ -70,7 +70,7 @@ def _equal(outputs: list[Tensor], expected: list[Tensor]) -> bool:
 def _in_exporter(fused: Graph, exporter: Exporter, options: Any) -> str | None:
     tapped, taps = _with_taps(fused)
     inputs = tuple(fused.example_inputs)
-    exact = run_module(in_float64(tapped.module), tuple(x.double() for x in inputs))
+    exact = run_module(in_float64(tapped.module), widen_inputs(inputs))
     eager = run_module(tapped.module, inputs)
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         exported = exporter.export(tapped, Path(scratch), options, Stages())

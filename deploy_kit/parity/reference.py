@@ -39,7 +39,7 @@ def compute_references(model: nn.Module, cases: Sequence[Case]) -> list[Referenc
         eager = _run(single, case.inputs, "the model does not run", "mend its forward()")
         exact = _run(
             double,
-            tuple(x.double() if x.is_floating_point() else x for x in case.inputs),
+            widen_inputs(case.inputs),
             "the model does not run in float64, so nothing can be proven",
             "make tensors in forward() with the dtype of an input (x.new_zeros, dtype=x.dtype)",
         )
@@ -70,6 +70,11 @@ def _run(module: nn.Module, inputs: tuple[Tensor, ...], problem: str, fix: str) 
     except Exception as error:  # whatever somebody's forward() raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{problem}: {reason}", fix=fix) from error
+
+
+def widen_inputs(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs in float64; integers, which are pixels or indices, stay as they are."""
+    return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
 def in_float64(model: nn.Module) -> nn.Module:
