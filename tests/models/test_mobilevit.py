@@ -112,4 +112,4 @@ def test_computes_what_timm_computes_with_timm_s_checkpoint(name: str) -> None:
     x = torch.rand(1, 3, 72, 104, dtype=torch.float64)
     with torch.no_grad():
         ours, expected = model.double()(x), theirs.eval().double()(x)
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+    assert (ours - expected).abs().max() <= 1e-7 * expected.abs().max()
