@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 
 from deploy_kit.graph import Graph, argument, is_call, is_view, only_user, operand
 from deploy_kit.precision.int8 import DEQUANTIZE, DEQUANTIZE_WEIGHT, QUANTIZE
-from deploy_kit.precision.scheme import LINEAR, Scheme
+from deploy_kit.precision.scheme import LAYERS, Scheme
 
 aten = torch.ops.aten
 
-SCHEME = Scheme(unsigned=True, operators=frozenset({aten.conv2d.default, LINEAR}))
+SCHEME = Scheme(unsigned=True)
 """QNNPACK's kernels: uint8 activations, int8 weights with a scale for each channel."""
 
 
@@ -59,7 +59,7 @@ def _kernel(graph: Graph, store: fx.Node) -> fx.Node | None:
         with graph.module.graph.inserting_before(store):
             first, second = (operand(operand(call, index)) for index in (0, 1))
             return graph.module.graph.call_function(op, (first, second, scale, zero_point))
-    if not is_call(call, *SCHEME.operators) or not is_call(call.args[1], DEQUANTIZE_WEIGHT):
+    if not is_call(call, *LAYERS) or not is_call(call.args[1], DEQUANTIZE_WEIGHT):
         return None
     if not is_call(call.args[0], DEQUANTIZE):
         return None
@@ -75,7 +75,7 @@ def _layer(graph: Graph, call: fx.Node, scale: float, zero_point: int, clamped: 
     stored, scales, zeros = (value for value in constants if value is not None)
     weight = torch._make_per_channel_quantized_tensor(stored, scales.double(), zeros, 0)
     bias = graph.constant(argument(call, "bias"))
-    layer = _linear(stored, clamped) if is_call(call, LINEAR) else _convolution(call, stored, clamped)
+    layer = _linear(stored, clamped) if is_call(call, aten.linear.default) else _convolution(call, stored, clamped)
     layer.set_weight_bias(weight, bias)
     layer.scale, layer.zero_point = scale, zero_point
     return layer

@@ -59,7 +59,7 @@ def lower_to_int8(graph: Graph, scheme: Scheme, keep: Collection[str], *, auto_m
     if auto_mixed:
         kept += _choose_mixture(graph, scheme, numbers, kept)
     lowered = quantize(graph, scheme, numbers, kept)
-    sites = find_sites(graph, scheme, kept)
+    sites = find_sites(graph, kept)
     if not sites:
         raise ExportError("the model has no convolution or linear layer left to compute in int8")
     inputs = graph.calibration

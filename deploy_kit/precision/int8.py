@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from deploy_kit.graph import Graph, is_call, operand, set_argument
 from deploy_kit.precision.calibrate import choose, record
-from deploy_kit.precision.scheme import TRANSPOSED, Affine, Scheme
+from deploy_kit.precision.scheme import Affine, Scheme
 from deploy_kit.precision.select import Site, find_sites, find_sums, source
 
 aten = torch.ops.aten
@@ -29,7 +29,7 @@ def measure(graph: Graph, scheme: Scheme) -> dict[str, Affine]:
     Args:
         graph: a float32 graph with calibration inputs.
     """
-    sites = find_sites(graph, scheme)
+    sites = find_sites(graph)
     nodes = {source(operand(site.call)) for site in sites} | {site.result for site in sites}
     nodes |= set(find_sums(graph, sites))
     values = record(graph, nodes, graph.calibration)
@@ -56,7 +56,7 @@ def quantize(
         only: if given, the names of the calls' nodes to quantize, and no others.
     """
     copied = graph.copy()
-    sites = [site for site in find_sites(copied, scheme, keep) if only is None or site.call.name in only]
+    sites = [site for site in find_sites(copied, keep) if only is None or site.call.name in only]
     sums = find_sums(copied, sites)
     roots = {site.call: numbers[source(operand(site.call)).name] for site in sites}
     for site in sites:
@@ -93,22 +93,20 @@ def _quantize_weight(graph: Graph, site: Site, numbers: Affine) -> None:
     call = site.call
     weight, bias = graph.constant(call.args[1]), graph.constant(call.args[2]) if len(call.args) > 2 else None
     assert weight is not None
-    axis = 1 if is_call(call, TRANSPOSED) else 0
-    scale = weight_scale(weight, axis)
+    scale = weight_scale(weight)
     if bias is not None:
         scale = torch.maximum(scale, bias.abs() / (BIAS_STEPS * numbers.scale))
-    shape = [-1 if dimension == axis else 1 for dimension in range(weight.dim())]
-    stored = torch.clamp(torch.round(weight / scale.reshape(shape)), -127, 127).to(torch.int8)
+    steps = scale.reshape(-1, *(1 for _ in weight.shape[1:]))
+    stored = torch.clamp(torch.round(weight / steps), -127, 127).to(torch.int8)
     name = str(operand(call, 1).target)
     constants = [
         graph.add_constant(value, f"{name}_{kind}", before=call)
         for kind, value in (("int8", stored), ("scale", scale), ("zero", torch.zeros(len(scale), dtype=torch.int64)))
     ]
-    read = graph.call(DEQUANTIZE_WEIGHT, *constants, axis, -127, 127, torch.int8, before=call)
+    read = graph.call(DEQUANTIZE_WEIGHT, *constants, 0, -127, 127, torch.int8, before=call)
     set_argument(call, "weight", read)
 
 
-def weight_scale(weight: Tensor, axis: int) -> Tensor:
-    """The scale of each channel: its largest magnitude is 127. A channel of zeros has a scale as well."""
-    largest = weight.abs().amax([dimension for dimension in range(weight.dim()) if dimension != axis])
-    return torch.clamp(largest, min=1e-8) / 127
+def weight_scale(weight: Tensor) -> Tensor:
+    """The scale of each output channel: its largest magnitude is 127. A channel of zeros has a scale as well."""
+    return torch.clamp(weight.abs().flatten(1).amax(1), min=1e-8) / 127

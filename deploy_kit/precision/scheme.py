@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default})
-LINEAR = aten.linear.default
-TRANSPOSED = aten.conv_transpose2d.input
+LAYERS = (aten.conv2d.default, aten.linear.default)
+"""What every runtime has an integer kernel for, where the weight is constant."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +18,10 @@ class Scheme:
 
     Weights are always symmetric int8, with a scale for every output channel. Activations are int8 with their
     zero where their range wants it; ``symmetric`` puts it at 0, ``unsigned`` stores them in uint8.
-    ``operators`` are those that have an integer kernel for a constant weight.
     """
 
     symmetric: bool = False
     unsigned: bool = False
-    operators: frozenset[OpOverload] = CONVOLUTIONS | {LINEAR}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from deploy_kit.errors import UserError
 from deploy_kit.graph import Graph, is_call, is_getitem, is_view, module_path, only_user, operand
-from deploy_kit.precision.scheme import Scheme
+from deploy_kit.precision.scheme import LAYERS
 
 aten = torch.ops.aten
 
@@ -31,15 +31,15 @@ class Site:
         return module_path(self.call) or self.call.name
 
 
-def find_sites(graph: Graph, scheme: Scheme, keep: Iterable[str] = ()) -> list[Site]:
-    """The calls that a target's integer kernels can do, in order, without those of the modules in ``keep``.
+def find_sites(graph: Graph, keep: Iterable[str] = ()) -> list[Site]:
+    """The calls that integer kernels can do, in order, without those of the modules in ``keep``.
 
     Raises:
         UserError: a name in ``keep`` is none of such a module, or of one that contains some.
     """
     sites = [
         Site(node, _clamped(node))
-        for node in graph.calls(*scheme.operators)
+        for node in graph.calls(*LAYERS)
         if _is_layer(graph.constant(node.args[1])) and node.meta["val"].dtype == torch.float32
     ]
     kept: set[fx.Node] = set()

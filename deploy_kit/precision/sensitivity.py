@@ -53,7 +53,7 @@ def measure_losses(graph: Graph, scheme: Scheme, numbers: dict[str, Affine], kee
     inputs = graph.calibration[:SAMPLES]
     expected = [run_module(graph.module, case) for case in inputs]
     calls: dict[str, list[str]] = {}
-    for site in find_sites(graph, scheme, keep):
+    for site in find_sites(graph, keep):
         calls.setdefault(site.name, []).append(site.call.name)
     losses = [
         Loss(module, snr_db(quantize(graph, scheme, numbers, only=only), expected, inputs))

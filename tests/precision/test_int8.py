@@ -140,8 +140,8 @@ def test_a_module_that_does_not_exist_is_named_with_those_that_do(tiny: Graph) -
 
 def test_a_scale_for_each_channel() -> None:
     weight = torch.tensor([[1.0, -0.5], [0.01, 0.0], [0.0, 0.0]])
-    assert weight_scale(weight, 0)[:2].tolist() == pytest.approx([1 / 127, 0.01 / 127])
-    assert weight_scale(weight, 0)[2] > 0
+    assert weight_scale(weight)[:2].tolist() == pytest.approx([1 / 127, 0.01 / 127])
+    assert weight_scale(weight)[2] > 0
 
 
 def test_a_bias_fits_into_int32_at_its_channel_s_scale() -> None:
