@@ -238,7 +238,7 @@ class LiteMLA(nn.Module):
         qkv = self.qkv(x)
         qkv = torch.cat([qkv, self.aggreg[0](qkv)], dim=1)
         qkv = qkv.reshape(-1, 2 * dim // self.head_dim, 3 * self.head_dim, height * width)
-        q, k, v = qkv.split(self.head_dim, dim=2)
+        q, k, v = (qkv[:, :, i * self.head_dim : (i + 1) * self.head_dim] for i in range(3))
         attend = self.linear if height * width > self.head_dim else self.quadratic
         return self.proj(attend(F.relu(q), F.relu(k), v).reshape(-1, 2 * dim, height, width))
 
