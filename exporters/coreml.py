@@ -256,6 +256,8 @@ def distinct_outputs(graph: Graph) -> tuple[Graph, list[int]]:
 def audit_samples(graph: Graph) -> list[tuple[Tensor, ...]]:
     """Inputs to measure ranges and losses on: those that the graph is to be calibrated on, or else photographs where
     it looks as if it took images; and noise, which the proof will use as well."""
+    if any(x.dtype in (torch.int32, torch.int64) for x in graph.example_inputs):  # noise is no index
+        return list(graph.calibration or (graph.example_inputs,))
     shapes = [tuple(x.shape) for x in graph.example_inputs]
     preprocessing = _guess(graph) if not graph.calibration or takes_pixels(graph) else None
     return [*graph.calibration, *(case.inputs for case in make_cases(shapes, preprocessing))]

@@ -54,6 +54,14 @@ def test_a_model_that_takes_no_image_is_calibrated_on_noise() -> None:
     assert "noise" in calibration.description
 
 
+def test_a_model_that_makes_its_own_inputs_is_calibrated_on_others_than_it_is_proven_on() -> None:
+    calibration = load_calibration([(4,)], None, None, lambda seed: (torch.tensor([seed, 0, 1, 2]),))
+    measured = {int(inputs[0][0]) for inputs in calibration.inputs}
+    assert len(measured) == 8
+    assert measured.isdisjoint(int(case.inputs[0][0]) for case in calibration.cases)
+    assert calibration.description == "8 seeded inputs"
+
+
 @pytest.mark.parametrize("count", [0, 15])
 def test_too_few_images_are_an_error(tmp_path: Path, count: int) -> None:
     with pytest.raises(UserError, match=f"holds {count} images"):

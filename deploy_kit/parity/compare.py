@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from deploy_kit.parity.inputs import Kind
 from deploy_kit.parity.reference import Reference
 
 RATIO_LIMIT = 20.0
@@ -50,13 +51,14 @@ class Comparison(BaseModel):
     ``max_relative_error`` is the largest absolute error over the largest absolute value of the
     reference; ``snr_db`` the ratio of the reference's power to the error's; ``noise_ratio`` how many
     times the error exceeds that of eager float32; ``top1_agrees`` is None where outputs are not
-    class scores. All are of the worst output. ``problem`` is set where outputs cannot be compared.
+    class scores, as those of a model that makes its own inputs. All are of the worst output.
+    ``problem`` is set where outputs cannot be compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     case: str
-    kind: Literal["noise", "photograph"]
+    kind: Kind
     max_relative_error: float | None = None
     snr_db: float | None = None
     noise_ratio: float | None = None
@@ -116,7 +118,7 @@ def _root_mean_square(values: Tensor) -> float:
 
 def compare(
     case: str,
-    kind: Literal["noise", "photograph"],
+    kind: Kind,
     outputs: list[Tensor],
     reference: Reference,
     floors: list[Floor] | None = None,
@@ -139,7 +141,8 @@ def compare(
         errors.append(_largest(error) / scale)
         powers.append(_snr_db(error, exact, scale))
         ratios.append(max(_largest(error) / floor.peak, _root_mean_square(error) / floor.spread) / scale)
-        agreements.append(_top1_agrees(wide, exact, RATIO_LIMIT * floor.peak * scale))
+        if kind != "seeded":
+            agreements.append(_top1_agrees(wide, exact, RATIO_LIMIT * floor.peak * scale))
     scores = [agrees for agrees in agreements if agrees is not None]
     return Comparison(
         case=case,

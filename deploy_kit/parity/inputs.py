@@ -14,13 +14,16 @@ from deploy_kit.preprocessing import Preprocessing
 Draw = Callable[[int], tuple[Tensor, ...]]
 """Makes a model's inputs from a seed, where noise of their shapes would not do."""
 
+Kind = Literal["noise", "photograph", "seeded"]
+"""What a case is: the last are inputs that the model makes itself."""
+
 
 @dataclass(frozen=True)
 class Case:
     """One set of inputs (float32, the uint8 pixels of an image, or integers), with a name to report it by."""
 
     name: str
-    kind: Literal["noise", "photograph"]
+    kind: Kind
     inputs: tuple[Tensor, ...]
 
 
@@ -40,7 +43,7 @@ def make_cases(
         own: makes the model's inputs, which are then the only cases.
     """
     if own is not None:
-        return [Case(f"seeded inputs {seed}", "noise", own(seed)) for seed in range(4)]
+        return [Case(f"seeded inputs {seed}", "seeded", own(seed)) for seed in range(4)]
     draw = pixels if preprocessing is not None and preprocessing.embedded else noise
     cases = [
         Case("noise", "noise", draw(shapes, seed=0)),

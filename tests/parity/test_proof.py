@@ -229,3 +229,21 @@ def test_values_that_are_not_finite_are_the_models_own_fault() -> None:
 
     with pytest.raises(ExportError, match="not finite"):
         prove(Infinite())
+
+
+def test_a_model_that_makes_its_own_inputs_is_proven_on_them_alone_and_has_no_classes() -> None:
+    def rows(seed: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)), torch.tensor([3, seed % 4, 0])
+
+    class Picks(nn.Module):
+        def forward(self, x: Tensor, index: Tensor) -> Tensor:
+            return x.index_select(0, index)
+
+    cases = make_cases([(4, 6), (3,)], None, own=rows)
+    assert [case.kind for case in cases] == ["seeded"] * 4
+    references = compute_references(Picks(), cases)
+    assert references[0].exact[0].dtype == torch.float64
+    proof = judge(cases, references, [reference.eager for reference in references], "a runtime")
+    assert (proof.passed, proof.top1_agreement) == (True, None)
+    swapped = [[reference.eager[0].flip(0)] for reference in references]
+    assert not judge(cases, references, swapped, "a runtime").passed
