@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP
-from deploy_kit.models.levit_layers import BiasedAttention, Size, average_heads, convert_biases
+from deploy_kit.models.levit_layers import BiasedAttention, Rule, Size, average_heads, convert_biases, rename
 from deploy_kit.models.registry import Latency, Published, register
 
 HEADS, KEY_DIM, VALUE_DIM = 8, 32, 128
@@ -167,8 +167,19 @@ class EfficientFormer(nn.Module):
         return average_heads(x, self.head, self.dist_head)
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The official checkpoint without its index tables, its biases resized where the images are."""
-        return convert_biases(self, state)
+        """The official checkpoint, or timm's, without its index tables, its biases resized where the images are."""
+        return convert_biases(self, rename(state, TIMM))
+
+
+TIMM: tuple[Rule, ...] = (
+    (r"^stem\.(conv|norm)(\d)", lambda found: f"patch_embed.{3 * int(found[2]) - 3 + (found[1] == 'norm')}"),
+    (r"^stages\.(\d)\.downsample\.conv", lambda found: f"network.{2 * int(found[1]) - 1}.proj"),
+    (r"^stages\.(\d)\.downsample", lambda found: f"network.{2 * int(found[1]) - 1}"),
+    (r"^stages\.(\d)\.blocks", lambda found: f"network.{2 * int(found[1])}"),
+    (r"\.ls(\d)\.gamma", r".layer_scale_\1"),
+    (r"^head_dist", "dist_head"),
+)
+"""timm's keys and the official ones."""
 
 
 PAPER = "https://arxiv.org/abs/2206.01191"

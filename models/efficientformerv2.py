@@ -18,10 +18,12 @@ from deploy_kit.models.efficientformer import Embedding, stem
 from deploy_kit.models.layers import ACTIVATIONS
 from deploy_kit.models.levit_layers import (
     BiasedAttention,
+    Rule,
     Size,
     attend,
     average_heads,
     convert_biases,
+    rename,
     subsampled,
 )
 from deploy_kit.models.registry import Latency, Published, register
@@ -118,8 +120,10 @@ class TalkingHeadAttention(BiasedAttention):
         v = self.v(x)
         tokens = self.inner[0] * self.inner[1]
         q, k, values = (part.reshape(-1, HEADS, part.shape[1] // HEADS, tokens) for part in (self.q(x), self.k(x), v))
-        scores = (q.transpose(2, 3) @ k) * self.scale + self.bias()
-        weights = self.talking_head2(self.talking_head1(scores).softmax(-1))
+        scores = self.talking_head1((q.transpose(2, 3) @ k) * self.scale + self.bias())
+        # Of rank 3: ExecuTorch 1.4.1's XNNPACK takes the softmax over channels where it follows a convolution.
+        weights = scores.flatten(1, 2).softmax(-1).unflatten(1, (HEADS, tokens))
+        weights = self.talking_head2(weights)
         x = (values @ weights.transpose(2, 3)).reshape(-1, v.shape[1], *self.inner) + self.v_local(v)
         if self.inner != self.outer:
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
@@ -247,8 +251,33 @@ class EfficientFormerV2(nn.Module):
         return average_heads(x, self.head, self.dist_head)
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The official checkpoint without its index tables, its biases resized where the images are."""
-        return convert_biases(self, state)
+        """The official checkpoint, or timm's, without its index tables, its biases resized where the images are."""
+        state = rename(state, TIMM)
+        scales = {key for key, value in state.items() if "layer_scale" in key and value.dim() == 1}
+        shaped = {key: value[:, None, None] if key in scales else value for key, value in state.items()}
+        return convert_biases(self, shaped)
+
+
+TIMM: tuple[Rule, ...] = (
+    (r"^stem\.conv(\d)\.conv", lambda found: f"patch_embed.{3 * int(found[1]) - 3}"),
+    (r"^stem\.conv(\d)\.bn", lambda found: f"patch_embed.{3 * int(found[1]) - 2}"),
+    (r"^stages\.3\.downsample\.conv", "network.5"),
+    (r"^stages\.([12])\.downsample\.conv\.conv", lambda found: f"network.{2 * int(found[1]) - 1}.proj"),
+    (r"^stages\.([12])\.downsample\.conv\.bn", lambda found: f"network.{2 * int(found[1]) - 1}.norm"),
+    (r"^stages\.3\.downsample\.attn", "network.5.attn"),
+    (r"^stages\.(\d)\.blocks", lambda found: f"network.{2 * int(found[1])}"),
+    (r"\.mlp\.(fc1|fc2|mid)\.conv", r".mlp.\1"),
+    (r"\.mlp\.fc(\d)\.bn", r".mlp.norm\1"),
+    (r"\.mlp\.mid\.bn", ".mlp.mid_norm"),
+    (r"\.q\.local\.", ".q.local.0."),
+    (r"\.(q\.proj|q|k|v|v_local|stride_conv)\.conv\.", r".\1.0."),
+    (r"\.(q\.proj|q|k|v|v_local|stride_conv)\.bn\.", r".\1.1."),
+    (r"\.proj\.conv\.", ".proj.1."),
+    (r"\.proj\.bn\.", ".proj.2."),
+    (r"\.ls(\d)\.gamma", r".layer_scale_\1"),
+    (r"^head_dist", "dist_head"),
+)
+"""timm's keys and the official ones."""
 
 
 PAPER = "https://arxiv.org/abs/2212.08059"

@@ -21,9 +21,11 @@ from deploy_kit.models.levit_layers import (
     ConvNorm,
     NormLinear,
     Residual,
+    Rule,
     Size,
     conv_stem,
     convert_biases,
+    rename,
     subsampled,
 )
 from deploy_kit.models.registry import Published, register
@@ -83,10 +85,10 @@ class CascadedGroupAttention(BiasedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias()
-        groups = x.chunk(len(self.qkvs), 1)
         outputs: list[Tensor] = []
         for head, (project, local) in enumerate(zip(self.qkvs, self.dws)):
-            group = groups[head] + outputs[-1] if outputs else groups[head]
+            group = x[:, head * self.value_dim : (head + 1) * self.value_dim]
+            group = group + outputs[-1] if outputs else group
             q, k, v = project(group).split((KEY_DIM, KEY_DIM, self.value_dim), 1)
             q, k, v = local(q).flatten(2), k.flatten(2), v.flatten(2)
             weights = ((q.transpose(1, 2) @ k) * self.scale + bias[head]).softmax(-1)
@@ -214,8 +216,22 @@ class EfficientViT(nn.Module):
         return self.head(x.mean((2, 3)))
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The official checkpoint without its index tables, its biases resized where the images are."""
-        return convert_biases(self, state)
+        """The official checkpoint, or timm's, without its index tables, its biases resized where the images are."""
+        return convert_biases(self, rename(state, TIMM))
+
+
+TIMM: tuple[Rule, ...] = (
+    (r"^patch_embed\.conv(\d)", lambda found: f"patch_embed.{2 * int(found[1]) - 2}"),
+    (r"^stages\.0\.blocks", "blocks1"),
+    (r"^stages\.(\d)\.blocks\.(\d)", lambda found: f"blocks{int(found[1]) + 1}.{int(found[2]) + 3}"),
+    (r"^stages\.(\d)\.downsample", lambda found: f"blocks{int(found[1]) + 1}"),
+    (r"\.res1\.", ".0."),
+    (r"\.patchmerge\.", ".1."),
+    (r"\.res2\.", ".2."),
+    (r"\.conv\.", ".c."),
+    (r"^head\.linear", "head.l"),
+)
+"""timm's keys and the official ones."""
 
 
 PAPER = "https://arxiv.org/abs/2305.07027"

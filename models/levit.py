@@ -9,6 +9,7 @@ into.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ from deploy_kit.models.levit_layers import (
     ConvNorm,
     NormLinear,
     Residual,
+    Rule,
     Size,
     attend,
     conv_stem,
     convert_biases,
+    rename,
     subsampled,
 )
 from deploy_kit.models.registry import Published, register
@@ -109,6 +112,7 @@ class LeViT(nn.Module):
 
     def __init__(self, config: LeViTConfig, input_size: Size, num_classes: int, activation: Activation):
         super().__init__()
+        self.depths = config.depths
         self.patch_embed = conv_stem(config.dims[0], activation)
         resolution = (input_size[0] // 16, input_size[1] // 16)
         blocks: list[nn.Module] = []
@@ -131,16 +135,41 @@ class LeViT(nn.Module):
         return (self.head(x) + self.head_dist(x)) / 2
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Either official form: linear weights as pointwise kernels, without index tables.
+        """Either official form, or timm's: linear weights as pointwise kernels, without index tables.
 
         Biases are resized where the images are.
         """
+        state = rename(state, _from_timm(self.depths))
         kernels = {key for key in state if key.startswith("blocks.") and key.endswith(".c.weight")}
         shaped = {
             key: value[:, :, None, None] if key in kernels and value.dim() == 2 else value
             for key, value in state.items()
         }
         return convert_biases(self, shaped)
+
+
+def _from_timm(depths: tuple[int, int, int]) -> tuple[Rule, ...]:
+    """timm's keys and the official ones, which count attentions and feed-forwards through all stages."""
+    firsts = (0, 2 * depths[0] + 2, 2 * (depths[0] + depths[1]) + 4)
+
+    def block(found: re.Match[str]) -> str:
+        place = firsts[int(found[1])] + 2 * int(found[2])
+        return f"blocks.{place}.m" if found[3] == "attn" else f"blocks.{place + 1}.m"
+
+    def subsampling(found: re.Match[str]) -> str:
+        place = firsts[int(found[1])] - 2
+        return f"blocks.{place}" if found[2] == "attn_downsample" else f"blocks.{place + 1}.m"
+
+    return (
+        (r"^stem\.conv(\d)", lambda found: f"patch_embed.{2 * int(found[1]) - 2}"),
+        (r"^stages\.(\d)\.blocks\.(\d+)\.(attn|mlp)", block),
+        (r"^stages\.(\d)\.downsample\.(attn_downsample|mlp)", subsampling),
+        (r"\.(q|proj)\.ln\.", r".\1.1."),
+        (r"\.ln1\.", ".0."),
+        (r"\.ln2\.", ".2."),
+        (r"^(head|head_dist)\.linear", r"\1.l"),
+        (r"\.linear\.", ".c."),
+    )
 
 
 PAPER = "https://arxiv.org/abs/2104.01136"

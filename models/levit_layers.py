@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor) -> Tenso
     """Attention on ``[B, heads, channels, tokens]``, of which the result has v's channels and q's tokens."""
     weights = ((q.transpose(2, 3) @ k) * scale + bias).softmax(-1)
     return v @ weights.transpose(2, 3)
+
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A pattern in a key, and what to write for it, as `re.sub` takes them."""
+
+
+def rename(state: dict[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
+    """A ``state`` in timm's layout with the official keys: every rule in order; any other state as it is."""
+    if not any(key.startswith("stages.") for key in state):
+        return state
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
 
 
 def convert_biases(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
