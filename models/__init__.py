@@ -10,6 +10,7 @@ from deploy_kit.models import levit as levit
 from deploy_kit.models import mobilenet as mobilenet
 from deploy_kit.models import mobilevit as mobilevit
 from deploy_kit.models import poolformer as poolformer
+from deploy_kit.models import sparsevit as sparsevit
 from deploy_kit.models import swin as swin
 from deploy_kit.models import vit as vit
 from deploy_kit.models.checkpoint import load_checkpoint
