@@ -1,0 +1,266 @@
+"""The compatibility matrix: every reference model exported to every installed target, and proven.
+
+    python -m deploy_kit.benchmarks.suites.compatibility --smallest
+
+Each export runs in a process of its own, with a time limit. What came of it replaces what is known of that model and
+target in ``docs/compatibility.json``; the rest stays, such as the results of targets that are not installed here. The
+table in ``docs/compatibility.md`` is written from it after each export, so that a run may be ended at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.errors import DeployKitError, UserError
+from deploy_kit.exporters import get_exporter, list_targets
+from deploy_kit.models import get_architecture, list_models
+from deploy_kit.outcome import Outcome
+from deploy_kit.worker import WorkerError, run_worker
+
+WORKER = ("-P", "-m", "deploy_kit.benchmarks.suites.compatibility_worker")
+CRASHED, TOO_SLOW = "crashed", "too_slow"
+"""The outcomes of an export whose process crashed, or that was ended at its limit, beside those of `Outcome`."""
+
+GRACE = 60
+"""Seconds that a worker has to end itself, and what it started, before it is ended."""
+
+GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED, Outcome.EMITTED_UNVERIFIED)
+BEGIN, END = "<!-- compatibility: begin -->", "<!-- compatibility: end -->"
+
+PAGE = f"""# Compatibility
+
+Each reference model at its default size and precision, with seeded random weights, exported to each target and proven
+against the model in float64; the figure is the signal-to-noise ratio. This command writes the table:
+
+```sh
+python -m deploy_kit.benchmarks.suites.compatibility
+```
+
+{BEGIN}
+{END}
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of one model and target; what is not known is None.
+
+    ``snr_db`` of an artifact that nothing here can run is that of the file it was made from.
+    """
+
+    model: str
+    target: str
+    outcome: str
+    snr_db: float | None = None
+    delegated_share: float | None = None
+    reason: str | None = None
+    date: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill the matrix and print what was tried; 1 where something of it failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", help="none is all reference models")
+    parser.add_argument("--targets", nargs="+", help="none is all installed targets")
+    parser.add_argument("--smallest", action="store_true", help="of the models, the smallest of each family")
+    parser.add_argument("--limit", type=int, default=1800, help="seconds until an export is ended")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder of compatibility.md and .json")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    chosen = parser.parse_args(arguments)
+    models = [get_architecture(name).name for name in chosen.models or list_models()]
+    models = smallest(models) if chosen.smallest else models
+    targets = installed(chosen.targets)
+    cells = read_cells(chosen.docs)
+    tried = []
+    for model in models:
+        for target in targets:
+            print(f"{model}, {target} ...", file=sys.stderr, flush=True)
+            start = time.perf_counter()
+            cell = measure(model, target, chosen.limit)
+            print(f"  {time.perf_counter() - start:6.1f} s  {describe(cell)}", file=sys.stderr, flush=True)
+            tried.append(cell)
+            cells = merge(cells, [cell])
+            write_docs(cells, chosen.docs)
+    if chosen.json:
+        print(json.dumps([asdict(cell) for cell in tried], indent=2))
+    else:
+        _print(tried, models, targets)
+    return 0 if all(cell.outcome in GOOD for cell in tried) else 1
+
+
+def smallest(models: Sequence[str]) -> list[str]:
+    """The model with the fewest parameters of each family: of each file, and in it of each kind of result."""
+    families: dict[tuple[str, bool], str] = {}
+    for name in models:
+        architecture = get_architecture(name)
+        family = (architecture.build.__module__, architecture.published.quality is None)
+        if family not in families or _parameters(name) < _parameters(families[family]):
+            families[family] = name
+    return [name for name in models if name in families.values()]
+
+
+def _parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in get_architecture(name).build().parameters())
+
+
+def installed(names: Sequence[str] | None) -> list[str]:
+    """The targets that have all they need here; `UserError` where one of ``names`` does not."""
+    usable = []
+    for name in names or list_targets():
+        missing = [need for need in get_exporter(name).requirements() if need.found is None and not need.optional]
+        if names and missing:
+            raise UserError(f"the target {name} needs {missing[0].name}, which is not here", fix=missing[0].install)
+        if not missing:
+            usable.append(name)
+    return usable
+
+
+def measure(model: str, target: str, limit: int) -> Cell:
+    """Export one model to one target in a process of its own."""
+    today = datetime.now(UTC).date().isoformat()
+    job = {"model": model, "target": target, "limit": limit}
+    try:
+        found = run_worker([sys.executable, *WORKER], job, timeout=limit + GRACE)
+    except WorkerError as error:
+        found = {"outcome": CRASHED, "reason": str(error)}
+    if found["outcome"] == TOO_SLOW:
+        found["reason"] = f"not done after {limit} s"
+    versions = tuple(sorted(found.pop("versions", {}).items()))
+    return Cell(model, target, **{**found, "reason": _one_line(found.get("reason"))}, date=today, versions=versions)
+
+
+def _one_line(reason: str | None) -> str | None:
+    """A reason that fits into a list, without the folders of this machine."""
+    if not reason:
+        return None
+    home = str(Path(__file__).resolve().parents[2])
+    return " ".join(reason.replace(home + "/", "").split())[:400]
+
+
+def merge(known: Iterable[Cell], new: Iterable[Cell]) -> list[Cell]:
+    """All cells of models that are still there, the new ones in the place of the old."""
+    cells = {(cell.model, cell.target): cell for cell in (*known, *new)}
+    models = list_models()
+    order = {name: index for index, name in enumerate([*models, *(model for model, _ in cells if model not in models)])}
+    return sorted(filter(_is_there, cells.values()), key=lambda cell: (order[cell.model], cell.target))
+
+
+def _is_there(cell: Cell) -> bool:
+    try:
+        get_architecture(cell.model)
+    except UserError:
+        return False
+    return True
+
+
+def read_cells(docs: Path) -> list[Cell]:
+    """The cells that are known; `UserError` where the file is damaged."""
+    file = docs / "compatibility.json"
+    if not docs.is_dir():
+        raise UserError(f"there is no folder {str(docs)!r}", fix="run in the repository, or name a folder with --docs")
+    if not file.is_file():
+        return []
+    try:
+        return [
+            Cell(**{**cell, "versions": tuple((name, number) for name, number in cell["versions"])})
+            for cell in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{str(file)!r} is damaged: {error}", fix="restore it, or delete it to start again") from error
+
+
+def write_docs(cells: Sequence[Cell], docs: Path) -> None:
+    """Write the cells, and the page's table between its markers; what stands around them stays."""
+    page = docs / "compatibility.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else PAGE
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{str(page)!r} has no line {BEGIN} before one {END}", fix="write them where the table goes")
+    _write(docs / "compatibility.json", json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+    _write(page, f"{before}{begin}\n{render(cells)}\n{end}{after}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, so that one is there whenever a run ends."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def render(cells: Sequence[Cell]) -> str:
+    """The table in Markdown, the reasons of what is not in order, and when and with what each column was measured."""
+    targets = sorted({cell.target for cell in cells})
+    table = {(cell.model, cell.target): cell for cell in cells}
+    notes = [cell for cell in cells if cell.outcome not in GOOD]
+    lines = [_line(["model", *targets]), _line(["---"] * (len(targets) + 1))]
+    for model in dict.fromkeys(cell.model for cell in cells):
+        row = [table.get((model, target)) for target in targets]
+        lines.append(_line([f"`{model}`", *(_text(cell, notes) for cell in row)]))
+    if notes:
+        lines.append("")
+    for number, cell in enumerate(notes, 1):
+        lines.append(f"{number}. `{cell.model}`, `{cell.target}`: {cell.reason or 'no reason was given'}")
+    lines.append("")
+    lines += [_measured(target, [cell for cell in cells if cell.target == target]) for target in targets]
+    return "\n".join(lines)
+
+
+def _line(words: Iterable[str]) -> str:
+    return f"| {' | '.join(words)} |"
+
+
+def _text(cell: Cell | None, notes: list[Cell]) -> str:
+    if cell is None:
+        return "not tried"
+    return f"{describe(cell)} ({notes.index(cell) + 1})" if cell in notes else describe(cell)
+
+
+def describe(cell: Cell) -> str:
+    """A cell in a few words."""
+    words = [cell.outcome]
+    if cell.snr_db is not None:
+        source = " of its source" if cell.outcome == Outcome.EMITTED_UNVERIFIED else ""
+        words.append(f"{cell.snr_db:.0f} dB{source}")
+    if cell.delegated_share is not None:
+        words.append(f"{cell.delegated_share:.0%} delegated")
+    return ", ".join(words)
+
+
+def _measured(target: str, cells: Sequence[Cell]) -> str:
+    """When a column was measured, and with which versions."""
+    dates = sorted({cell.date for cell in cells})
+    numbers: dict[str, set[str]] = {}
+    for cell in cells:
+        for name, number in cell.versions:
+            numbers.setdefault(name, set()).add(number)
+    versions = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in sorted(numbers.items()))
+    return f"- `{target}`: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}{f'; {versions}' if versions else ''}"
+
+
+def _print(cells: Sequence[Cell], models: Sequence[str], targets: Sequence[str]) -> None:
+    table = {(cell.model, cell.target): describe(cell) for cell in cells}
+    rows = [(model, *(table[model, target] for target in targets)) for model in models]
+    print_table("outcomes, with the SNR against float64", ["model", *targets], rows)
+    for cell in cells:
+        if cell.outcome not in GOOD:
+            print_line(f"{cell.model}, {cell.target}: {cell.reason}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DeployKitError as error:
+        sys.exit(f"error: {error}\n  fix: {error.fix}")
