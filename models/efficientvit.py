@@ -21,6 +21,8 @@ from deploy_kit.models.layers import ACTIVATIONS
 from deploy_kit.models.registry import Latency, Published, register
 
 Activation = Callable[[], nn.Module]
+Size = tuple[int, int]
+CITYSCAPES, ADE20K = (1024, 2048), (512, 512)
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,15 @@ class LiteMLA(nn.Module):
     Queries, keys and values come from each pixel, and once more from the 5x5 around it, for as many heads again. With
     ReLU in place of softmax, values times keys over the image come first, and no score of two pixels is computed; where
     there are no more pixels than ``head_dim``, the scores are fewer. A joint projection is [head][q|k|v][channel].
+    ``eps`` has one axis: a plain number so small is zero to ONNX's optimizer, which leaves it out.
     """
 
-    eps = 1e-15
+    eps: Tensor
 
     def __init__(self, dim: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
+        self.register_buffer("eps", torch.tensor([1e-15]), persistent=False)
         joint = 3 * dim
         self.qkv = ConvLayer(dim, joint, norm=False, bias=False)
         around = nn.Sequential(
@@ -363,17 +367,26 @@ class Upsample(nn.Module):
     """Bicubic enlargement by a whole number: ``[B, C, H, W] -> [B, C, factor H, factor W]``.
 
     Each axis is multiplied by a constant matrix: few runtimes know bicubic interpolation, and all know a product.
+    Images are tokens for it, [B, CH, W]: XNNPACK in PyTorch 1.13 takes the wrong axis of four in channels-last order.
     """
 
-    def __init__(self, factor: int):
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, factor: int, size: Size):
         super().__init__()
         self.factor = factor
+        for name, side in zip(("rows", "columns"), size):
+            self.register_buffer(name, torch.tensor(bicubic_matrix(side, factor)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = (
-            torch.tensor(bicubic_matrix(side, self.factor), dtype=x.dtype, device=x.device) for side in x.shape[2:]
-        )
-        return F.linear(F.linear(x, columns).transpose(2, 3), rows).transpose(2, 3)
+        return self.enlarge(self.enlarge(x, self.columns).transpose(2, 3), self.rows).transpose(2, 3)
+
+    def enlarge(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C, H, factor W]``; an image of another size than expected has a matrix of its own."""
+        if matrix.shape[1] != x.shape[3]:
+            matrix = matrix.new_tensor(bicubic_matrix(x.shape[3], self.factor))
+        return F.linear(x.flatten(1, 2), matrix).unflatten(1, x.shape[1:3])
 
 
 @functools.cache
@@ -403,24 +416,29 @@ class SegmentationHead(nn.Module):
     ``[B, C2, H/8, W/8], [B, C3, H/16, W/16], [B, C4, H/32, W/32] -> [B, classes, H/8, W/8]``.
     """
 
-    def __init__(self, config: SegmentationConfig, widths: tuple[int, ...], num_classes: int, activation: Activation):
+    def __init__(
+        self,
+        config: SegmentationConfig,
+        widths: tuple[int, ...],
+        num_classes: int,
+        activation: Activation,
+        input_size: Size,
+    ):
         super().__init__()
-        width, expansion = config.width, config.expansion
+        (height, width), dim, expansion = input_size, config.width, config.expansion
         self.input_ops = nn.ModuleList(
             [
-                OpSequential(ConvLayer(widths[4], width), Upsample(4)),
-                OpSequential(ConvLayer(widths[3], width), Upsample(2)),
-                ConvLayer(widths[2], width),
+                OpSequential(ConvLayer(widths[4], dim), Upsample(4, (height // 32, width // 32))),
+                OpSequential(ConvLayer(widths[3], dim), Upsample(2, (height // 16, width // 16))),
+                ConvLayer(widths[2], dim),
             ]
         )
         block = FusedMBConv if config.kind == "fmb" else MBConv
-        self.middle = OpSequential(
-            *[Residual(block(width, width, expansion, activation, 1)) for _ in range(config.depth)]
-        )
+        self.middle = OpSequential(*[Residual(block(dim, dim, expansion, activation, 1)) for _ in range(config.depth)])
         last: list[nn.Module] = []
         if config.final_expansion is not None:
-            last.append(ConvLayer(width, width * config.final_expansion, 1, activation))
-        last.append(ConvLayer(width * (config.final_expansion or 1), num_classes, norm=False))
+            last.append(ConvLayer(dim, dim * config.final_expansion, 1, activation))
+        last.append(ConvLayer(dim * (config.final_expansion or 1), num_classes, norm=False))
         self.output_ops = nn.ModuleList([OpSequential(*last)])
 
     def forward(self, stages: list[Tensor]) -> Tensor:
@@ -434,11 +452,11 @@ class EfficientViTSeg(nn.Module):
     The authors' evaluation enlarges the result to the labels' size; that is not part of the model.
     """
 
-    def __init__(self, config: SegmentationConfig, num_classes: int, activation: Activation):
+    def __init__(self, config: SegmentationConfig, num_classes: int, activation: Activation, input_size: Size):
         super().__init__()
         backbone = BACKBONES[config.backbone]
         self.backbone = Backbone(backbone, activation)
-        self.head = SegmentationHead(config, backbone.widths, num_classes, activation)
+        self.head = SegmentationHead(config, backbone.widths, num_classes, activation, input_size)
         _set_norm_eps(self, backbone.eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -455,8 +473,8 @@ def _classifier(name: str, num_classes: int, activation: str) -> EfficientViT:
     return EfficientViT(name, num_classes, ACTIVATIONS[activation])
 
 
-def _segmenter(name: str, num_classes: int, activation: str) -> EfficientViTSeg:
-    return EfficientViTSeg(SEGMENTATIONS[name], num_classes, ACTIVATIONS[activation])
+def _segmenter(name: str, num_classes: int, activation: str, input_size: Size) -> EfficientViTSeg:
+    return EfficientViTSeg(SEGMENTATIONS[name], num_classes, ACTIVATIONS[activation], input_size)
 
 
 PAPER = "https://arxiv.org/abs/2205.14756"
@@ -469,12 +487,12 @@ def _orin(ms: float, task: str) -> Latency:
 
 def _cityscapes(miou: float, macs: float, ms: float) -> Callable[..., Callable]:
     published = Published(PAPER, macs=macs, quality=f"mIoU {miou} on Cityscapes", latency=_orin(ms, "seg"))
-    return register(published=published, input_size=(1024, 2048), size_multiple=32)
+    return register(published=published, input_size=CITYSCAPES, size_multiple=32)
 
 
 def _ade20k(miou: float, macs: float, ms: float) -> Callable[..., Callable]:
     published = Published(PAPER, macs=macs, quality=f"mIoU {miou} on ADE20K", latency=_orin(ms, "seg"))
-    return register(published=published, input_size=(512, 512), size_multiple=32)
+    return register(published=published, input_size=ADE20K, size_multiple=32)
 
 
 @register(published=Published(PAPER))
@@ -520,66 +538,88 @@ def efficientvit_l3(num_classes: int = 1000, activation: str = "gelu_tanh") -> E
 
 
 @_cityscapes(75.653, 4.4e9, 9.9)
-def efficientvit_seg_b0_cityscapes(num_classes: int = 19, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b0_cityscapes(
+    num_classes: int = 19, activation: str = "hardswish", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B0 (MIT) for Cityscapes, 0.7 M parameters."""
-    return _segmenter("efficientvit_seg_b0_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_b0_cityscapes", num_classes, activation, input_size)
 
 
 @_cityscapes(80.547, 25e9, 24.3)
-def efficientvit_seg_b1_cityscapes(num_classes: int = 19, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b1_cityscapes(
+    num_classes: int = 19, activation: str = "hardswish", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B1 (MIT) for Cityscapes, 4.8 M parameters."""
-    return _segmenter("efficientvit_seg_b1_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_b1_cityscapes", num_classes, activation, input_size)
 
 
 @_cityscapes(82.073, 74e9, 46.5)
-def efficientvit_seg_b2_cityscapes(num_classes: int = 19, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b2_cityscapes(
+    num_classes: int = 19, activation: str = "hardswish", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B2 (MIT) for Cityscapes, 15 M parameters."""
-    return _segmenter("efficientvit_seg_b2_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_b2_cityscapes", num_classes, activation, input_size)
 
 
 @_cityscapes(83.016, 179e9, 81.8)
-def efficientvit_seg_b3_cityscapes(num_classes: int = 19, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b3_cityscapes(
+    num_classes: int = 19, activation: str = "hardswish", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B3 (MIT) for Cityscapes, 40 M parameters."""
-    return _segmenter("efficientvit_seg_b3_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_b3_cityscapes", num_classes, activation, input_size)
 
 
 @_cityscapes(82.716, 282e9, 45.9)
-def efficientvit_seg_l1_cityscapes(num_classes: int = 19, activation: str = "gelu_tanh") -> EfficientViTSeg:
+def efficientvit_seg_l1_cityscapes(
+    num_classes: int = 19, activation: str = "gelu_tanh", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-L1 (MIT) for Cityscapes, 40 M parameters."""
-    return _segmenter("efficientvit_seg_l1_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_l1_cityscapes", num_classes, activation, input_size)
 
 
 @_cityscapes(83.228, 396e9, 60.0)
-def efficientvit_seg_l2_cityscapes(num_classes: int = 19, activation: str = "gelu_tanh") -> EfficientViTSeg:
+def efficientvit_seg_l2_cityscapes(
+    num_classes: int = 19, activation: str = "gelu_tanh", input_size: Size = CITYSCAPES
+) -> EfficientViTSeg:
     """EfficientViT-Seg-L2 (MIT) for Cityscapes, 53 M parameters."""
-    return _segmenter("efficientvit_seg_l2_cityscapes", num_classes, activation)
+    return _segmenter("efficientvit_seg_l2_cityscapes", num_classes, activation, input_size)
 
 
 @_ade20k(42.84, 3.1e9, 4.0)
-def efficientvit_seg_b1_ade20k(num_classes: int = 150, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b1_ade20k(
+    num_classes: int = 150, activation: str = "hardswish", input_size: Size = ADE20K
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B1 (MIT) for ADE20K, 4.8 M parameters."""
-    return _segmenter("efficientvit_seg_b1_ade20k", num_classes, activation)
+    return _segmenter("efficientvit_seg_b1_ade20k", num_classes, activation, input_size)
 
 
 @_ade20k(45.941, 9.1e9, 7.3)
-def efficientvit_seg_b2_ade20k(num_classes: int = 150, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b2_ade20k(
+    num_classes: int = 150, activation: str = "hardswish", input_size: Size = ADE20K
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B2 (MIT) for ADE20K, 15 M parameters."""
-    return _segmenter("efficientvit_seg_b2_ade20k", num_classes, activation)
+    return _segmenter("efficientvit_seg_b2_ade20k", num_classes, activation, input_size)
 
 
 @_ade20k(49.013, 22e9, 12.5)
-def efficientvit_seg_b3_ade20k(num_classes: int = 150, activation: str = "hardswish") -> EfficientViTSeg:
+def efficientvit_seg_b3_ade20k(
+    num_classes: int = 150, activation: str = "hardswish", input_size: Size = ADE20K
+) -> EfficientViTSeg:
     """EfficientViT-Seg-B3 (MIT) for ADE20K, 39 M parameters."""
-    return _segmenter("efficientvit_seg_b3_ade20k", num_classes, activation)
+    return _segmenter("efficientvit_seg_b3_ade20k", num_classes, activation, input_size)
 
 
 @_ade20k(49.191, 36e9, 7.2)
-def efficientvit_seg_l1_ade20k(num_classes: int = 150, activation: str = "gelu_tanh") -> EfficientViTSeg:
+def efficientvit_seg_l1_ade20k(
+    num_classes: int = 150, activation: str = "gelu_tanh", input_size: Size = ADE20K
+) -> EfficientViTSeg:
     """EfficientViT-Seg-L1 (MIT) for ADE20K, 40 M parameters."""
-    return _segmenter("efficientvit_seg_l1_ade20k", num_classes, activation)
+    return _segmenter("efficientvit_seg_l1_ade20k", num_classes, activation, input_size)
 
 
 @_ade20k(50.702, 45e9, 9.0)
-def efficientvit_seg_l2_ade20k(num_classes: int = 150, activation: str = "gelu_tanh") -> EfficientViTSeg:
+def efficientvit_seg_l2_ade20k(
+    num_classes: int = 150, activation: str = "gelu_tanh", input_size: Size = ADE20K
+) -> EfficientViTSeg:
     """EfficientViT-Seg-L2 (MIT) for ADE20K, 51 M parameters."""
-    return _segmenter("efficientvit_seg_l2_ade20k", num_classes, activation)
+    return _segmenter("efficientvit_seg_l2_ade20k", num_classes, activation, input_size)
