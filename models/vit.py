@@ -105,7 +105,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(self.patch_embed(x), (0, 0, 1, 0)) + self.positions()
-        return self.head(self.norm(self.blocks(x)[:, 0]))
+        return self.head(self.norm(self.blocks(x)[:, :1].flatten(1)))  # XNNPACK slices, and does not select
 
     def positions(self) -> Tensor:
         """What is added to the patches after a token of zeros: ``[1, tokens, dim]``.
