@@ -156,8 +156,8 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
         outcome=outcome,
         options=options.model_dump(mode="json"),
         model=loaded.record,
-        inputs=_tensor_records(fused.after, "placeholder", "input", free_batch=batch),
-        outputs=_tensor_records(fused.after, "output", "output", free_batch=batch),
+        inputs=_tensor_records(fused.after, "placeholder", "input", exporter, free_batch=batch),
+        outputs=_tensor_records(fused.after, "output", "output", exporter, free_batch=batch),
         preprocessing=loaded.preprocessing,
         fusion=fused.record,
         operators=exported.operators,
@@ -328,7 +328,7 @@ def _load(model: str | nn.Module | LoadedModel, stages: Stages) -> LoadedModel:
         return load_model(model)
 
 
-def _tensor_records(graph: Graph, op: str, name: str, *, free_batch: bool) -> list[TensorRecord]:
+def _tensor_records(graph: Graph, op: str, name: str, exporter: Exporter, *, free_batch: bool) -> list[TensorRecord]:
     nodes = [node for node in graph.nodes if node.op == op]
     if op == "output":
         nodes = tree_leaves(nodes[0].args)
@@ -337,7 +337,7 @@ def _tensor_records(graph: Graph, op: str, name: str, *, free_batch: bool) -> li
         TensorRecord(
             name=name if len(values) == 1 else f"{name}_{index}",
             shape=[None if free_batch and axis == 0 else int(size) for axis, size in enumerate(value.shape)],
-            dtype=str(value.dtype).removeprefix("torch."),
+            dtype=str(exporter.stored_type(value.dtype)).removeprefix("torch."),
         )
         for index, value in enumerate(values)
     ]

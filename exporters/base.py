@@ -123,6 +123,10 @@ class Exporter(ABC):
         """What the artifact computes in, which decides the limits of its proof."""
         return getattr(options, "precision", "fp32")
 
+    def stored_type(self, dtype: torch.dtype) -> torch.dtype:
+        """What an input or output of a graph is in the artifact, where its type is ``dtype``."""
+        return dtype
+
     def lower(self, graph: Graph, options: Any) -> Lowered:
         """The fused graph in the precision of the artifact; in float32 for a target that reduces it on its own."""
         return Lowered(graph)

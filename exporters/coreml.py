@@ -129,6 +129,9 @@ class CoreML(Exporter):
     def precision(self, options: CoreMLOptions) -> Precision:
         return options.precision if options.compress is None else "int8"
 
+    def stored_type(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.int32 if dtype == torch.int64 else dtype  # CoreML has no wider integers
+
     def lower(self, graph: Graph, options: CoreMLOptions) -> Lowered:
         if options.precision != "int8":
             return Lowered(graph)

@@ -62,11 +62,12 @@ def _row(name: str) -> ModelRow:
     architecture = get_architecture(name)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
+    size = "x".join(map(str, architecture.input_size))
     published = architecture.published
     return ModelRow(
         name=name,
         parameters=parameters,
-        input_size="x".join(map(str, architecture.input_size)),
+        input_size=size if architecture.draw is None else f"{size} {architecture.takes}",
         activation=architecture.activation,
         published_top1=published.top1,
         published_quality=published.quality,
