@@ -495,25 +495,25 @@ def _ade20k(miou: float, macs: float, ms: float) -> Callable[..., Callable]:
     return register(published=published, input_size=ADE20K, size_multiple=32)
 
 
-@register(published=Published(PAPER))
+@register(gain=1.4, published=Published(PAPER))
 def efficientvit_b0(num_classes: int = 1000, activation: str = "hardswish") -> EfficientViT:
     """EfficientViT-B0 (MIT), 3.4 M parameters."""
     return _classifier("b0", num_classes, activation)
 
 
-@register(published=Published(PAPER, top1=79.39, macs=0.52e9, latency=_orin(1.48, "cls")))
+@register(gain=1.4, published=Published(PAPER, top1=79.39, macs=0.52e9, latency=_orin(1.48, "cls")))
 def efficientvit_b1(num_classes: int = 1000, activation: str = "hardswish") -> EfficientViT:
     """EfficientViT-B1 (MIT), 9.1 M parameters."""
     return _classifier("b1", num_classes, activation)
 
 
-@register(published=Published(PAPER, top1=82.1, macs=1.6e9, latency=_orin(2.63, "cls")))
+@register(gain=1.4, published=Published(PAPER, top1=82.1, macs=1.6e9, latency=_orin(2.63, "cls")))
 def efficientvit_b2(num_classes: int = 1000, activation: str = "hardswish") -> EfficientViT:
     """EfficientViT-B2 (MIT), 24.3 M parameters."""
     return _classifier("b2", num_classes, activation)
 
 
-@register(published=Published(PAPER, top1=83.468, macs=4.0e9, latency=_orin(4.36, "cls")))
+@register(gain=1.4, published=Published(PAPER, top1=83.468, macs=4.0e9, latency=_orin(4.36, "cls")))
 def efficientvit_b3(num_classes: int = 1000, activation: str = "hardswish") -> EfficientViT:
     """EfficientViT-B3 (MIT), 48.6 M parameters."""
     return _classifier("b3", num_classes, activation)

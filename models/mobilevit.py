@@ -259,19 +259,19 @@ PAPER = "https://arxiv.org/abs/2110.02178"
 IPHONE = Latency(7.28, "iPhone 12", "CoreML", f"{PAPER}, table 3")
 
 
-@register(input_size=(256, 256), published=Published(PAPER, top1=69.0))
+@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=69.0))
 def mobilevit_xxs(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-XXS, 1.3 M parameters."""
     return _build("mobilevit_xxs", num_classes, activation)
 
 
-@register(input_size=(256, 256), published=Published(PAPER, top1=74.7, latency=IPHONE))
+@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=74.7, latency=IPHONE))
 def mobilevit_xs(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-XS, 2.3 M parameters."""
     return _build("mobilevit_xs", num_classes, activation)
 
 
-@register(input_size=(256, 256), published=Published(PAPER, top1=78.3))
+@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=78.3))
 def mobilevit_s(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-S, 5.6 M parameters."""
     return _build("mobilevit_s", num_classes, activation)

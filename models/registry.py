@@ -66,6 +66,9 @@ class Architecture:
 
     Of a model that takes something else than one image, ``draw(seed, input_size)`` makes its inputs, valid for
     any seed, and ``takes`` is the word for what ``input_size`` counts.
+
+    ``gain`` is the variance that a layer with random weights keeps: so much that the outputs still depend on
+    the inputs, which a proof needs, and so little that rounding does not drown them.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Architecture:
     trained: Trained | None = None
     draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None
     takes: str = "images"
+    gain: float = 0.5
 
     @property
     def activation(self) -> str:
@@ -115,6 +119,7 @@ def register(
     trained: Trained | None = None,
     draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None,
     takes: str = "images",
+    gain: float = 0.5,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated builder ``f(num_classes=..., activation=...)``, or ``f(..., input_size=...)``,
     under its own name; see `Architecture` for the sizes. One without a classifier has no ``num_classes``."""
@@ -122,7 +127,7 @@ def register(
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = build.__name__
         sizes = (input_size, size_multiple, least_size)
-        _ARCHITECTURES[name] = Architecture(name, build, published, *sizes, trained, draw, takes)
+        _ARCHITECTURES[name] = Architecture(name, build, published, *sizes, trained, draw, takes, gain)
         return build
 
     return add
@@ -212,5 +217,5 @@ def create_model(
     classes = architecture.num_classes if num_classes is None else num_classes
     with within_memory(name if classes is None else f"{name} with {classes} classes"):
         model = architecture.build_for(size, num_classes=classes, activation=activation or architecture.activation)
-        randomize_(model, seed)
+        randomize_(model, seed, architecture.gain)
     return model.eval()
