@@ -138,15 +138,14 @@ def measure(model: str, target: str, limit: int) -> Cell:
     if found["outcome"] == TOO_SLOW:
         found["reason"] = f"not done after {limit} s"
     versions = tuple(sorted(found.pop("versions", {}).items()))
-    return Cell(model, target, **{**found, "reason": _one_line(found.get("reason"))}, date=today, versions=versions)
+    reason = _one_line((found.pop("reason", None) or "").removeprefix(f"{model} for {target}: "))
+    return Cell(model, target, **found, reason=reason, date=today, versions=versions)
 
 
-def _one_line(reason: str | None) -> str | None:
-    """A reason that fits into a list, without the folders of this machine."""
-    if not reason:
-        return None
+def _one_line(reason: str) -> str | None:
+    """A reason that fits into a list, without the folders of this machine; None where there is none."""
     home = str(Path(__file__).resolve().parents[2])
-    return " ".join(reason.replace(home + "/", "").split())[:400]
+    return " ".join(reason.replace(home + "/", "").split())[:400] or None
 
 
 def merge(known: Iterable[Cell], new: Iterable[Cell]) -> list[Cell]:

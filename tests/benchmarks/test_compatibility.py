@@ -52,6 +52,14 @@ def test_a_process_that_crashes_is_a_cell(monkeypatch: pytest.MonkeyPatch) -> No
     assert "SIGABRT" in (cell.reason or "")
 
 
+def test_a_reason_is_one_line_without_this_machine_s_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(suite.__file__).resolve().parents[2]
+    reason = f"edgevit_xs for onnx: no form of Einsum\n  ({here}/models/edgevit.py, line 7)"
+    monkeypatch.setattr(suite, "run_worker", lambda *_, **__: {"outcome": "export_failed", "reason": reason})
+    cell = suite.measure("edgevit_xs", "onnx", 5)
+    assert cell.reason == "no form of Einsum (models/edgevit.py, line 7)"
+
+
 def test_a_failed_export_is_a_cell_and_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
