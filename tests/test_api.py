@@ -102,7 +102,7 @@ def test_a_model_whose_code_changed_since_fails_the_proof(tiny_onnx: Artifact, m
     [
         ("onix", {}, "no target called 'onix'"),
         ("onnx", {"opzet": 20}, "no option of the target onnx called 'opzet'"),
-        ("onnx", {"opset": 17}, "--opset 17"),
+        ("onnx", {"opset": 12}, "--opset 12"),
         ("onnx", {"opset": "new"}, "--opset 'new'"),
         ("torchscript-lite", {"bytecode_version": 3}, "--bytecode-version 3"),
     ],

@@ -39,10 +39,10 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     [
         ("onnx", {"simplify": False}, "int64"),
         ("torchscript-lite", {}, "int64"),
-        ("executorch", {}, "int64"),
+        pytest.param("executorch", {}, "int64", marks=pytest.mark.slow),
         ("openvino", {}, "int64"),
         ("tensorrt", {}, "int64"),
-        ("coreml", {}, "int32"),
+        pytest.param("coreml", {}, "int32", marks=pytest.mark.slow),
     ],
 )
 def test_a_program_that_takes_indices_is_proven(

@@ -39,8 +39,15 @@ def export_everything(folder: Path, target: str, precision: str, **options: obje
     return export(loaded, target, out=folder, options={"precision": precision, **options})
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("target", ["onnx", "openvino", "executorch", "torchscript-lite", "tensorrt", "coreml"])
+SLOW = {("executorch", "fp16"), ("coreml", "fp16")}
+CASES = [
+    pytest.param(target, precision, marks=[pytest.mark.slow] if (target, precision) in SLOW else [])
+    for target in ("onnx", "openvino", "executorch", "torchscript-lite", "tensorrt", "coreml")
+    for precision in ("fp16", "int8")
+]
+
+
+@pytest.mark.parametrize(("target", "precision"), CASES)
 def test_a_user_s_own_model_keeps_its_answers(target: str, precision: str, tmp_path: Path) -> None:
     if (target, precision) == ("torchscript-lite", "fp16"):
         with pytest.raises(UserError, match="fp32"):

@@ -197,7 +197,7 @@ def test_compute_capabilities_are_each_built_for_once() -> None:
 
 def test_other_precisions_are_refused() -> None:
     with pytest.raises(UserError, match="fp32"):
-        parse_options(TensorRT(), {"precision": "fp16"})
+        parse_options(TensorRT(), {"precision": "int4"})
 
 
 STUB = """
