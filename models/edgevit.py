@@ -165,7 +165,7 @@ def _build(name: str, num_classes: int, activation: str) -> EdgeViT:
 
 
 PAPER = "https://arxiv.org/abs/2205.03436"
-PHONE = ("Snapdragon 888 CPU", "TorchScript-lite", f"{PAPER}, table 1")
+PHONE = ("Snapdragon 888 CPU", "TorchScript-lite", PAPER)
 
 
 @register(size_multiple=32, published=Published(PAPER, top1=74.4, macs=0.6e9, latency=Latency(32.8, *PHONE)))

@@ -183,7 +183,7 @@ TIMM: tuple[Rule, ...] = (
 
 
 PAPER = "https://arxiv.org/abs/2206.01191"
-PHONE = ("iPhone 12 Neural Engine", "CoreML", f"{PAPER}, table 1")
+PHONE = ("iPhone 12 Neural Engine", "CoreML", PAPER)
 SIZE = (224, 224)
 
 

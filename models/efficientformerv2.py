@@ -26,7 +26,7 @@ from deploy_kit.models.levit_layers import (
     rename,
     subsampled,
 )
-from deploy_kit.models.registry import Latency, Published, register
+from deploy_kit.models.registry import Published, register
 
 HEADS, KEY_DIM, SUBSAMPLE_KEY_DIM = 8, 32, 16
 VALUE_RATIO = 4
@@ -281,7 +281,6 @@ TIMM: tuple[Rule, ...] = (
 
 
 PAPER = "https://arxiv.org/abs/2212.08059"
-PHONE = ("iPhone 12", "CoreML", "https://github.com/snap-research/EfficientFormer, README")
 SIZE = (224, 224)
 
 
@@ -289,7 +288,7 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Ef
     return EfficientFormerV2(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=75.7, macs=0.40e9, latency=Latency(0.9, *PHONE)))
+@register(size_multiple=32, published=Published(PAPER, top1=75.7, macs=0.40e9))
 def efficientformerv2_s0(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -297,7 +296,7 @@ def efficientformerv2_s0(
     return _build("efficientformerv2_s0", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=79.0, macs=0.65e9, latency=Latency(1.1, *PHONE)))
+@register(size_multiple=32, published=Published(PAPER, top1=79.0, macs=0.65e9))
 def efficientformerv2_s1(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -305,7 +304,7 @@ def efficientformerv2_s1(
     return _build("efficientformerv2_s1", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=81.6, macs=1.25e9, latency=Latency(1.6, *PHONE)))
+@register(size_multiple=32, published=Published(PAPER, top1=81.6, macs=1.25e9))
 def efficientformerv2_s2(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -313,7 +312,7 @@ def efficientformerv2_s2(
     return _build("efficientformerv2_s2", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=83.3, macs=2.55e9, latency=Latency(2.7, *PHONE)))
+@register(size_multiple=32, published=Published(PAPER, top1=83.3, macs=2.55e9))
 def efficientformerv2_l(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:

@@ -238,10 +238,9 @@ class MobileNetV3(nn.Module):
 V2 = "https://arxiv.org/abs/1801.04381"
 V3 = "https://arxiv.org/abs/1905.02244"
 EFFICIENTFORMER = "https://arxiv.org/abs/2206.01191"
-PIXEL = ("Pixel 1 CPU", "TensorFlow Lite")
 
 
-@register(gain=1.4, published=Published(V2, top1=72.0, macs=300e6, latency=Latency(75, *PIXEL, f"{V2}, table 4")))
+@register(gain=1.4, published=Published(V2, top1=72.0, macs=300e6))
 def mobilenet_v2(num_classes: int = 1000, activation: str = "relu6") -> MobileNetV2:
     """MobileNetV2, 3.5 M parameters."""
     return MobileNetV2(V2_WIDTHS["mobilenet_v2"], num_classes, ACTIVATIONS[activation])
@@ -258,13 +257,13 @@ def mobilenet_v2_140(num_classes: int = 1000, activation: str = "relu6") -> Mobi
     return MobileNetV2(V2_WIDTHS["mobilenet_v2_140"], num_classes, ACTIVATIONS[activation])
 
 
-@register(gain=1.4, published=Published(V3, top1=75.2, macs=219e6, latency=Latency(51, *PIXEL, f"{V3}, table 3")))
+@register(gain=1.4, published=Published(V3, top1=75.2, macs=219e6))
 def mobilenet_v3_large(num_classes: int = 1000, activation: str = "hardswish") -> MobileNetV3:
     """MobileNetV3-Large, 5.5 M parameters."""
     return MobileNetV3(CONFIGS["mobilenet_v3_large"], num_classes, ACTIVATIONS[activation])
 
 
-@register(gain=1.4, published=Published(V3, top1=67.4, macs=56e6, latency=Latency(15.8, *PIXEL, f"{V3}, table 3")))
+@register(gain=1.4, published=Published(V3, top1=67.4, macs=56e6))
 def mobilenet_v3_small(num_classes: int = 1000, activation: str = "hardswish") -> MobileNetV3:
     """MobileNetV3-Small, 2.5 M parameters."""
     return MobileNetV3(CONFIGS["mobilenet_v3_small"], num_classes, ACTIVATIONS[activation])

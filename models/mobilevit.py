@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS
-from deploy_kit.models.registry import Latency, Published, register
+from deploy_kit.models.registry import Published, register
 
 HEADS = 4
 TRANSFORMER_DEPTHS = (2, 4, 3)
@@ -256,7 +256,6 @@ def _build(name: str, num_classes: int, activation: str) -> MobileViT:
 
 
 PAPER = "https://arxiv.org/abs/2110.02178"
-IPHONE = Latency(7.28, "iPhone 12", "CoreML", f"{PAPER}, table 3")
 
 
 @register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=69.0))
@@ -265,7 +264,7 @@ def mobilevit_xxs(num_classes: int = 1000, activation: str = "silu") -> MobileVi
     return _build("mobilevit_xxs", num_classes, activation)
 
 
-@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=74.7, latency=IPHONE))
+@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=74.7))
 def mobilevit_xs(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-XS, 2.3 M parameters."""
     return _build("mobilevit_xs", num_classes, activation)
