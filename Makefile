@@ -19,7 +19,7 @@ benchmark: .venv/ready
 
 # The optional targets, so that their tests run; without one of them they skip, and say why.
 .venv/targets: .venv/ready
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,coreml,executorch,openvino,tensorrt]' \
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,all]' \
 		|| echo "note: some optional targets cannot be installed here; their tests skip" >&2
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from deploy_kit.parity.locate import locate
 from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
 from deploy_kit.parity.reference import compute_references
 from deploy_kit.precision import Lowered
-from deploy_kit.sources import LoadedModel, embed_preprocessing, load_model
+from deploy_kit.sources import TIMM, LoadedModel, embed_preprocessing, load_model
 from deploy_kit.stages import Stages
 from deploy_kit.statistics import count
 
@@ -286,11 +287,12 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
             "this artifact was made from a module in memory, which cannot be built again from its manifest",
             fix="export it from package.module:callable to be able to verify it later",
         )
-    path = weights or (record.weights.path if record.weights.kind == "checkpoint" else None)
-    if path is not None and not Path(path).is_file():
+    kept = {"checkpoint": record.weights.path, "timm": record.weights.path and TIMM}.get(record.weights.kind)
+    path = weights or kept
+    if path not in (None, TIMM) and not Path(path).is_file():
         raise UserError(f"there is no checkpoint {str(path)!r} any more", fix="pass where it is now with --weights")
     shape = ",".join("x".join(map(str, sizes)) for sizes in record.input_shapes)
-    named = record.weights.kind in ("random", "checkpoint") and ":" not in record.source and "/" not in record.source
+    named = record.weights.kind in ("random", "checkpoint", "timm") and not re.search("[:/]", record.source)
     loaded = load_model(
         record.source,
         weights=path,

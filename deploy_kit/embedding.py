@@ -9,7 +9,7 @@ from deploy_kit.preprocessing import Preprocessing
 
 
 class WithPreprocessing(nn.Module):
-    """A model of images [B, C, H, W] that takes the pixels as they are: uint8 [B, H, W, C].
+    """A model of images [B, C, H, W] that takes the pixels as they are: uint8 [B, H, W, C], RGB or gray.
 
     ``(x / 255 - mean) / std`` is ``x * scale + offset``. The cast comes first, because TensorRT does nothing else
     to uint8; the permutation copies nothing, and leaves images channels-last in memory, as convolutions like them.
@@ -26,8 +26,11 @@ class WithPreprocessing(nn.Module):
         )
         self.register_buffer("scale", (1 / (255 * std)).float())
         self.register_buffer("offset", (-mean / std).float())
+        self.reverses = preprocessing.color == "BGR"
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.scale.dtype).permute(0, 3, 1, 2)
+        if self.reverses:
+            x = torch.cat((x[:, 2:], x[:, 1:2], x[:, :1]), 1)
         return self.model(x * self.scale + self.offset)

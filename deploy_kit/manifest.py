@@ -25,7 +25,8 @@ class _Record(BaseModel):
 class WeightsRecord(_Record):
     """Where a model's weights came from, and the sha256 of its state dict.
 
-    ``random`` weights are drawn from ``seed``: such an artifact is for measuring, not for predicting.
+    ``random`` weights are drawn from ``seed``: such an artifact is for measuring, not for predicting. ``timm`` ones
+    too, unless they have a ``path``: timm's name of the pretrained weights.
     ``package`` ones are those that a model of ours was trained to, and comes with.
     """
 
@@ -35,12 +36,19 @@ class WeightsRecord(_Record):
     path: str | None = None
 
     @property
+    def untrained(self) -> bool:
+        """Whether they are random."""
+        return self.kind == "random" or (self.kind == "timm" and self.path is None)
+
+    @property
     def description(self) -> str:
         """A short line for tables."""
-        if self.kind in ("random", "timm"):
+        if self.untrained:
             return f"random (seed {self.seed}): not trained"
         if self.kind == "checkpoint":
             return f"{Path(self.path or '').name}, sha256 {self.sha256[:12]}"
+        if self.kind == "timm":
+            return f"timm's {self.path}, sha256 {self.sha256[:12]}"
         if self.kind == "package":
             return f"trained weights of the package, sha256 {self.sha256[:12]}"
         return "of the program" if self.kind == "program" else "as the callable made them"

@@ -20,14 +20,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing(BaseModel):
     """Resize the shorter side, crop the centre, scale to 0..1, normalise each channel, order NCHW.
 
-    ``resize`` is in pixels, ``crop`` is (height, width), ``mean`` and ``std`` have an entry a channel
-    of ``color``. Where it is ``embedded``, the artifact itself scales, normalises and orders: whoever calls it
-    resizes and crops, and gives the pixels as they are, uint8 in the order of ``layout``.
+    ``resize`` is in pixels (more, where the crop would not be filled), ``crop`` is (height, width), ``mean`` and
+    ``std`` have an entry a channel of ``color``. Where it is ``embedded``, the artifact itself scales, normalises
+    and orders: whoever calls it resizes and crops, and gives the pixels as they are, uint8 in the order of
+    ``layout``, RGB or gray.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    color: Literal["RGB", "L"] = "RGB"
+    color: Literal["RGB", "BGR", "L"] = "RGB"
     resize: int
     crop: tuple[int, int]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -48,8 +49,13 @@ class Preprocessing(BaseModel):
         return cls(resize=resize, crop=(height, width))
 
     def resized(self, size: tuple[int, ...]) -> Preprocessing:
-        """The same for an input of ``size`` (height, width), of which the shorter side of an image fills the longer."""
-        return self.model_copy(update={"resize": max(size), "crop": size})
+        """The same for an input of ``size`` (height, width), with as much of an image around it."""
+        return self.model_copy(update={"resize": round(max(size) * self.resize / max(self.crop)), "crop": size})
+
+    def inside(self) -> Preprocessing:
+        """What is left to the caller of an artifact that scales, normalises and orders itself."""
+        color = "RGB" if self.color == "BGR" else self.color
+        return self.model_copy(update={"color": color, "layout": "NHWC", "embedded": True})
 
     def apply(self, image: Image) -> Tensor:
         """What the artifact is given: float32 [1, C, height, width] of the crop, or uint8 [1, height, width, C]."""
@@ -57,17 +63,18 @@ class Preprocessing(BaseModel):
         import PIL.Image
         import torch
 
-        image = image.convert(self.color)
-        scale = self.resize / min(image.size)
-        size = tuple(max(self.resize, round(side * scale)) for side in image.size)
+        image = image.convert("RGB" if self.color == "BGR" else self.color)
+        height, width = self.crop
+        scale = max(self.resize / min(image.size), width / image.width, height / image.height)
+        size = tuple(max(least, round(side * scale)) for least, side in zip((width, height), image.size))
         filters = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
         image = image.resize((size[0], size[1]), filters[self.interpolation])
-        height, width = self.crop
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
         rows = torch.from_numpy(np.array(image)).reshape(height, width, -1)
         if self.embedded:
             return rows.unsqueeze(0)
+        rows = rows.flip(2) if self.color == "BGR" else rows
         pixels = rows.permute(2, 0, 1).float() / 255
         mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         return ((pixels - mean) / std).unsqueeze(0).contiguous()

@@ -32,7 +32,10 @@ from deploy_kit.parity.inputs import Draw, noise, pixels
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.pt2 import RefusedError, load_program
-from deploy_kit.timm_models import create_timm_model
+from deploy_kit.timm_models import create_timm_model, fetch_timm_weights, timm_name, timm_preprocessing
+
+TIMM = "timm"
+"""What stands for a checkpoint file: the pretrained weights that timm fetches."""
 
 INTEGERS = (torch.int32, torch.int64)
 """What an exported program may take beside float32."""
@@ -100,7 +103,7 @@ def embed_preprocessing(loaded: LoadedModel) -> LoadedModel:
         loaded,
         module=WithPreprocessing(loaded.module, preprocessing),
         record=loaded.record.model_copy(update={"embeds_preprocessing": True}),
-        preprocessing=preprocessing.model_copy(update={"layout": "NHWC", "embedded": True}),
+        preprocessing=preprocessing.inside(),
         program=None,
     )
 
@@ -130,7 +133,7 @@ def load_model(
 
     Args:
         source: ``edgevit_s``, ``package.module:callable``, ``path/to/model.pt2``, ``timm/NAME``, or a module.
-        weights: a checkpoint file to load into it.
+        weights: a checkpoint file to load into it, or ``timm`` for the pretrained weights that timm fetches.
         input_size: ``224``, ``224x288`` or ``1x3x224x224``; several inputs are separated by commas.
         activation: of a reference model.
         num_classes: of a reference model or a timm one.
@@ -140,9 +143,14 @@ def load_model(
         UserError: nothing there by that name, or options that it does not take.
     """
     check_seed(seed)
+    weights = TIMM if str(weights) == TIMM else weights
     if isinstance(source, nn.Module):
         return _from_module(source, type(source).__name__, "module", "callable", input_size, weights, seed)
     options = {"activation": activation, "num_classes": num_classes}
+    if weights == TIMM and (source.endswith(".pt2") or ":" in source):
+        raise UserError(
+            f"timm has no weights for {source!r}", fix="pass a checkpoint file, or a reference model or a timm one"
+        )
     if source.endswith(".pt2"):
         _refuse(source, {**options, "weights": weights, "input_size": input_size})
         return _from_pt2(Path(source))
@@ -183,9 +191,14 @@ def _from_registry(
         check_input_size(architecture, shape[2:])
     model = create_model(name, num_classes=num_classes, input_size=shape[2:], activation=activation, seed=seed)
     activation, num_classes = activation or architecture.activation, num_classes or architecture.num_classes
+    preprocessing = architecture.preprocessing
     trained = architecture.trained
     as_trained = (activation, num_classes) == (architecture.activation, architecture.num_classes)
-    if trained is not None and weights is None and as_trained:
+    if weights == TIMM:
+        state, preprocessing = fetch_timm_weights(_timm_name(architecture))
+        load_checkpoint(model, state)
+        described = WeightsRecord(kind="timm", sha256=hash_state(model), path=architecture.timm)
+    elif trained is not None and weights is None and as_trained:
         load_checkpoint(model, trained.path)
         described = WeightsRecord(kind="package", sha256=hash_state(model))
     else:
@@ -198,8 +211,16 @@ def _from_registry(
         input_shapes=[list(shape)],
         weights=described,
     )
-    preprocessing = Preprocessing.for_input(shape) if trained is None else trained.preprocessing.resized(shape[2:])
-    return LoadedModel(model, record, preprocessing)
+    return LoadedModel(model, record, preprocessing.resized(shape[2:]))
+
+
+def _timm_name(architecture: Architecture) -> str:
+    if architecture.timm is None:
+        raise UserError(
+            f"timm has no weights that make {architecture.name} what its authors published",
+            fix="pass their checkpoint with --weights FILE",
+        )
+    return architecture.timm
 
 
 def _from_drawn(
@@ -213,6 +234,8 @@ def _from_drawn(
     """A reference model that makes its own inputs: ``input_size`` is their size, or the shapes of all of them."""
     name, size, make = architecture.name, architecture.input_size, architecture.draw
     assert make is not None
+    if weights == TIMM:
+        _timm_name(architecture)
     shapes = None if input_size is None else parse_shapes(input_size)
     if shapes is not None:
         size = shapes[0] if len(shapes) == 1 else shapes[0][: len(size)]
@@ -352,16 +375,23 @@ def _like_examples(examples: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...
 def _from_timm(
     source: str, input_size: Any, num_classes: int | None, weights: str | Path | None, seed: int
 ) -> LoadedModel:
+    name, pretrained = source.removeprefix("timm/"), weights == TIMM
+    if pretrained and num_classes is not None:
+        raise UserError("timm's weights are those of their own classes", fix="leave out --num-classes")
     with within_memory(source if num_classes is None else f"{source} with {num_classes} classes"):
-        model, shape = create_timm_model(source.removeprefix("timm/"), num_classes=num_classes, seed=seed)
+        model, shape = create_timm_model(name, num_classes=num_classes, seed=seed, pretrained=pretrained)
     size = input_size or shape
     shapes = parse_shapes(size)
     if len(shapes[0]) < 3:
         size = (1, 3, shapes[0][0], shapes[0][-1])
-    loaded = _from_module(model, source.replace("/", "_"), source, "timm", size, weights, seed)
-    return LoadedModel(
-        loaded.module, loaded.record.model_copy(update={"num_classes": num_classes}), loaded.preprocessing
-    )
+    file = None if pretrained else weights
+    loaded = _from_module(model, source.replace("/", "_"), source, "timm", size, file, seed)
+    described = loaded.record.weights
+    if pretrained:
+        described = described.model_copy(update={"seed": None, "path": timm_name(model)})
+    record = loaded.record.model_copy(update={"num_classes": num_classes, "weights": described})
+    preprocessing = loaded.preprocessing and timm_preprocessing(model).resized(tuple(record.input_shapes[0][2:]))
+    return LoadedModel(loaded.module, record, preprocessing)
 
 
 def _call(source: str, seed: int) -> nn.Module:

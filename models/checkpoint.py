@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +24,8 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
 
     Args:
         model: any module. One with a method ``from_official(state) -> state`` takes the layout of
-            its authors too; it is used where the keys are not the module's own.
-        source: a ``.pth``, ``.pt`` or ``.safetensors`` file, or a state dict; wrappers such as
+            its authors too; it is used where keys or shapes are not the module's own.
+        source: a ``.pth``, ``.pt``, ``.safetensors`` or ``.npz`` file, or a state dict; wrappers such as
             ``{"model": ...}`` and a ``module.`` prefix are seen through.
 
     Raises:
@@ -36,7 +37,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
     state = _unwrap(source if isinstance(source, Mapping) else read_state_dict(Path(source)), expected)
     _check_plain(state)
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "from_official", None)
-    if convert is not None and set(state) != set(expected):
+    if convert is not None and _shapes(state) != _shapes(expected):
         state = convert(state)
     _check(expected, state)
     model.load_state_dict(state, strict=False)
@@ -53,6 +54,9 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
         with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts save their options
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many types for a damaged file
@@ -69,6 +73,10 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         raise UserError(f"{str(path)!r} holds a {type(loaded).__name__}, not a state dict")
     return loaded
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
 
 
 def _first_sentence(error: Exception) -> str:

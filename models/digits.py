@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.errors import UserError
-from deploy_kit.models.edgevit import DIGITS
+from deploy_kit.models.edgevit import DIGIT_IMAGES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,5 +77,5 @@ def _image(pixels: object) -> Image:
 
 
 def _tensors(pairs: list[tuple[Image, int]]) -> Digits:
-    images = torch.cat([DIGITS.preprocessing.apply(image) for image, _ in pairs])
+    images = torch.cat([DIGIT_IMAGES.apply(image) for image, _ in pairs])
     return Digits(images, torch.tensor([label for _, label in pairs]))

@@ -189,13 +189,17 @@ def edgevit_s(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
 DIGITS = Trained(
     "edgevit_digits.safetensors",
     sha256="844127443d413853666db07174b16fc40960a73122d28fb69f9f4e4f94ebdc8f",
-    preprocessing=Preprocessing(
-        resize=64, crop=(64, 64), interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-    ),
 )
+DIGIT_IMAGES = Preprocessing(resize=64, crop=(64, 64), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-@register(size_multiple=32, input_size=(64, 64), published=Published(PAPER, top1=99.7, macs=6.9e6), trained=DIGITS)
+@register(
+    size_multiple=32,
+    input_size=(64, 64),
+    published=Published(PAPER, top1=99.7, macs=6.9e6),
+    trained=DIGITS,
+    preprocessing=DIGIT_IMAGES,
+)
 def edgevit_digits(num_classes: int = 10, activation: str = "gelu") -> EdgeViT:
     """A small EdgeViT for scikit-learn's handwritten digits, trained by ``benchmarks/train_digits.py``."""
     return _build("edgevit_digits", num_classes, activation)

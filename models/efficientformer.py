@@ -191,19 +191,31 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Ef
     return EfficientFormer(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=79.2, macs=1.29e9, latency=Latency(1.6, *PHONE)))
+@register(
+    timm="efficientformer_l1.snap_dist_in1k",
+    size_multiple=32,
+    published=Published(PAPER, top1=79.2, macs=1.29e9, latency=Latency(1.6, *PHONE)),
+)
 def efficientformer_l1(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> EfficientFormer:
     """EfficientFormer-L1, 12.3 M parameters."""
     return _build("efficientformer_l1", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=82.4, macs=3.91e9, latency=Latency(3.0, *PHONE)))
+@register(
+    timm="efficientformer_l3.snap_dist_in1k",
+    size_multiple=32,
+    published=Published(PAPER, top1=82.4, macs=3.91e9, latency=Latency(3.0, *PHONE)),
+)
 def efficientformer_l3(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> EfficientFormer:
     """EfficientFormer-L3, 31.4 M parameters."""
     return _build("efficientformer_l3", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=83.3, macs=10.12e9, latency=Latency(7.0, *PHONE)))
+@register(
+    timm="efficientformer_l7.snap_dist_in1k",
+    size_multiple=32,
+    published=Published(PAPER, top1=83.3, macs=10.12e9, latency=Latency(7.0, *PHONE)),
+)
 def efficientformer_l7(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> EfficientFormer:
     """EfficientFormer-L7, 82.2 M parameters."""
     return _build("efficientformer_l7", num_classes, activation, input_size)

@@ -288,7 +288,9 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Ef
     return EfficientFormerV2(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=75.7, macs=0.40e9))
+@register(
+    timm="efficientformerv2_s0.snap_dist_in1k", size_multiple=32, published=Published(PAPER, top1=75.7, macs=0.40e9)
+)
 def efficientformerv2_s0(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -296,7 +298,9 @@ def efficientformerv2_s0(
     return _build("efficientformerv2_s0", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=79.0, macs=0.65e9))
+@register(
+    timm="efficientformerv2_s1.snap_dist_in1k", size_multiple=32, published=Published(PAPER, top1=79.0, macs=0.65e9)
+)
 def efficientformerv2_s1(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -304,7 +308,9 @@ def efficientformerv2_s1(
     return _build("efficientformerv2_s1", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=81.6, macs=1.25e9))
+@register(
+    timm="efficientformerv2_s2.snap_dist_in1k", size_multiple=32, published=Published(PAPER, top1=81.6, macs=1.25e9)
+)
 def efficientformerv2_s2(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:
@@ -312,7 +318,9 @@ def efficientformerv2_s2(
     return _build("efficientformerv2_s2", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=83.3, macs=2.55e9))
+@register(
+    timm="efficientformerv2_l.snap_dist_in1k", size_multiple=32, published=Published(PAPER, top1=83.3, macs=2.55e9)
+)
 def efficientformerv2_l(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE
 ) -> EfficientFormerV2:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS
 from deploy_kit.models.registry import Latency, Published, register
+from deploy_kit.preprocessing import Preprocessing
 
 Activation = Callable[[], nn.Module]
 Size = tuple[int, int]
@@ -487,12 +488,17 @@ def _orin(ms: float, task: str) -> Latency:
 
 def _cityscapes(miou: float, macs: float, ms: float) -> Callable[..., Callable]:
     published = Published(PAPER, macs=macs, quality=f"mIoU {miou} on Cityscapes", latency=_orin(ms, "seg"))
-    return register(published=published, input_size=CITYSCAPES, size_multiple=32)
+    return register(published=published, input_size=CITYSCAPES, size_multiple=32, preprocessing=_whole(CITYSCAPES))
 
 
 def _ade20k(miou: float, macs: float, ms: float) -> Callable[..., Callable]:
     published = Published(PAPER, macs=macs, quality=f"mIoU {miou} on ADE20K", latency=_orin(ms, "seg"))
-    return register(published=published, input_size=ADE20K, size_multiple=32)
+    return register(published=published, input_size=ADE20K, size_multiple=32, preprocessing=_whole(ADE20K))
+
+
+def _whole(size: Size) -> Preprocessing:
+    """Nothing is cut off from images of this shape, which are what the authors give."""
+    return Preprocessing(resize=size[0], crop=size)
 
 
 @register(gain=1.4, published=Published(PAPER))

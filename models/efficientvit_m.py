@@ -242,37 +242,37 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Ef
     return EfficientViT(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=63.2, macs=79e6))
+@register(timm="efficientvit_m0.r224_in1k", size_multiple=16, published=Published(PAPER, top1=63.2, macs=79e6))
 def efficientvit_m0(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M0 (Microsoft), 2.3 M parameters."""
     return _build("efficientvit_m0", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=68.4, macs=167e6))
+@register(timm="efficientvit_m1.r224_in1k", size_multiple=16, published=Published(PAPER, top1=68.4, macs=167e6))
 def efficientvit_m1(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M1 (Microsoft), 3.0 M parameters."""
     return _build("efficientvit_m1", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=70.8, macs=201e6))
+@register(timm="efficientvit_m2.r224_in1k", size_multiple=16, published=Published(PAPER, top1=70.8, macs=201e6))
 def efficientvit_m2(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M2 (Microsoft), 4.2 M parameters."""
     return _build("efficientvit_m2", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=73.4, macs=263e6))
+@register(timm="efficientvit_m3.r224_in1k", size_multiple=16, published=Published(PAPER, top1=73.4, macs=263e6))
 def efficientvit_m3(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M3 (Microsoft), 6.9 M parameters."""
     return _build("efficientvit_m3", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=74.3, macs=299e6))
+@register(timm="efficientvit_m4.r224_in1k", size_multiple=16, published=Published(PAPER, top1=74.3, macs=299e6))
 def efficientvit_m4(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M4 (Microsoft), 8.8 M parameters."""
     return _build("efficientvit_m4", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=77.1, macs=522e6))
+@register(timm="efficientvit_m5.r224_in1k", size_multiple=16, published=Published(PAPER, top1=77.1, macs=522e6))
 def efficientvit_m5(num_classes: int = 1000, activation: str = "relu", input_size: Size = SIZE) -> EfficientViT:
     """EfficientViT-M5 (Microsoft), 12.5 M parameters."""
     return _build("efficientvit_m5", num_classes, activation, input_size)

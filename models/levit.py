@@ -180,31 +180,31 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Le
     return LeViT(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=76.6, macs=305e6))
+@register(timm="levit_128s.fb_dist_in1k", size_multiple=16, published=Published(PAPER, top1=76.6, macs=305e6))
 def levit_128s(num_classes: int = 1000, activation: str = "hardswish", input_size: Size = SIZE) -> LeViT:
     """LeViT-128S, 7.8 M parameters."""
     return _build("levit_128s", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=78.6, macs=405e6))
+@register(timm="levit_128.fb_dist_in1k", size_multiple=16, published=Published(PAPER, top1=78.6, macs=405e6))
 def levit_128(num_classes: int = 1000, activation: str = "hardswish", input_size: Size = SIZE) -> LeViT:
     """LeViT-128, 9.2 M parameters."""
     return _build("levit_128", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=80.0, macs=657e6))
+@register(timm="levit_192.fb_dist_in1k", size_multiple=16, published=Published(PAPER, top1=80.0, macs=657e6))
 def levit_192(num_classes: int = 1000, activation: str = "hardswish", input_size: Size = SIZE) -> LeViT:
     """LeViT-192, 10.9 M parameters."""
     return _build("levit_192", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=81.6, macs=1.127e9))
+@register(timm="levit_256.fb_dist_in1k", size_multiple=16, published=Published(PAPER, top1=81.6, macs=1.127e9))
 def levit_256(num_classes: int = 1000, activation: str = "hardswish", input_size: Size = SIZE) -> LeViT:
     """LeViT-256, 18.9 M parameters."""
     return _build("levit_256", num_classes, activation, input_size)
 
 
-@register(size_multiple=16, published=Published(PAPER, top1=82.6, macs=2.352e9))
+@register(timm="levit_384.fb_dist_in1k", size_multiple=16, published=Published(PAPER, top1=82.6, macs=2.352e9))
 def levit_384(num_classes: int = 1000, activation: str = "hardswish", input_size: Size = SIZE) -> LeViT:
     """LeViT-384, 39.1 M parameters."""
     return _build("levit_384", num_classes, activation, input_size)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS
 from deploy_kit.models.registry import Latency, Published, register
+from deploy_kit.preprocessing import Preprocessing
 
 Activation = Callable[[], nn.Module]
 
@@ -238,15 +239,20 @@ class MobileNetV3(nn.Module):
 V2 = "https://arxiv.org/abs/1801.04381"
 V3 = "https://arxiv.org/abs/1905.02244"
 EFFICIENTFORMER = "https://arxiv.org/abs/2206.01191"
+IMAGES = Preprocessing(resize=256, crop=(224, 224), interpolation="bilinear")
 
 
-@register(gain=1.4, published=Published(V2, top1=72.0, macs=300e6))
+@register(
+    timm="mobilenetv2_100.ra_in1k", preprocessing=IMAGES, gain=1.4, published=Published(V2, top1=72.0, macs=300e6)
+)
 def mobilenet_v2(num_classes: int = 1000, activation: str = "relu6") -> MobileNetV2:
     """MobileNetV2, 3.5 M parameters."""
     return MobileNetV2(V2_WIDTHS["mobilenet_v2"], num_classes, ACTIVATIONS[activation])
 
 
 @register(
+    timm="mobilenetv2_140.ra_in1k",
+    preprocessing=IMAGES,
     gain=1.4,
     published=Published(
         V2, top1=74.7, macs=585e6, latency=Latency(1.6, "iPhone 12", "CoreML", f"{EFFICIENTFORMER}, abstract")
@@ -257,13 +263,13 @@ def mobilenet_v2_140(num_classes: int = 1000, activation: str = "relu6") -> Mobi
     return MobileNetV2(V2_WIDTHS["mobilenet_v2_140"], num_classes, ACTIVATIONS[activation])
 
 
-@register(gain=1.4, published=Published(V3, top1=75.2, macs=219e6))
+@register(preprocessing=IMAGES, gain=1.4, published=Published(V3, top1=75.2, macs=219e6))
 def mobilenet_v3_large(num_classes: int = 1000, activation: str = "hardswish") -> MobileNetV3:
     """MobileNetV3-Large, 5.5 M parameters."""
     return MobileNetV3(CONFIGS["mobilenet_v3_large"], num_classes, ACTIVATIONS[activation])
 
 
-@register(gain=1.4, published=Published(V3, top1=67.4, macs=56e6))
+@register(preprocessing=IMAGES, gain=1.4, published=Published(V3, top1=67.4, macs=56e6))
 def mobilenet_v3_small(num_classes: int = 1000, activation: str = "hardswish") -> MobileNetV3:
     """MobileNetV3-Small, 2.5 M parameters."""
     return MobileNetV3(CONFIGS["mobilenet_v3_small"], num_classes, ACTIVATIONS[activation])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS
 from deploy_kit.models.registry import Published, register
+from deploy_kit.preprocessing import Preprocessing
 
 HEADS = 4
 TRANSFORMER_DEPTHS = (2, 4, 3)
@@ -255,22 +256,45 @@ def _build(name: str, num_classes: int, activation: str) -> MobileViT:
     return MobileViT(CONFIGS[name], num_classes, ACTIVATIONS[activation])
 
 
+IMAGES = Preprocessing(
+    color="BGR", resize=288, crop=(256, 256), interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3
+)
+"""The authors give the pixels as they are, from 0 to 1, blue first."""
+
 PAPER = "https://arxiv.org/abs/2110.02178"
 
 
-@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=69.0))
+@register(
+    timm="mobilevit_xxs.cvnets_in1k",
+    preprocessing=IMAGES,
+    gain=1.4,
+    input_size=(256, 256),
+    published=Published(PAPER, top1=69.0),
+)
 def mobilevit_xxs(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-XXS, 1.3 M parameters."""
     return _build("mobilevit_xxs", num_classes, activation)
 
 
-@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=74.7))
+@register(
+    timm="mobilevit_xs.cvnets_in1k",
+    preprocessing=IMAGES,
+    gain=1.4,
+    input_size=(256, 256),
+    published=Published(PAPER, top1=74.7),
+)
 def mobilevit_xs(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-XS, 2.3 M parameters."""
     return _build("mobilevit_xs", num_classes, activation)
 
 
-@register(gain=1.4, input_size=(256, 256), published=Published(PAPER, top1=78.3))
+@register(
+    timm="mobilevit_s.cvnets_in1k",
+    preprocessing=IMAGES,
+    gain=1.4,
+    input_size=(256, 256),
+    published=Published(PAPER, top1=78.3),
+)
 def mobilevit_s(num_classes: int = 1000, activation: str = "silu") -> MobileViT:
     """MobileViT-S, 5.6 M parameters."""
     return _build("mobilevit_s", num_classes, activation)

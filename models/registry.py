@@ -45,16 +45,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Trained:
-    """Weights that come with the package: a file in ``models/weights``, its sha256, and how its images are made."""
+    """Weights that come with the package: a file in ``models/weights``, and its sha256."""
 
     file: str
     sha256: str
-    preprocessing: Preprocessing
 
     @property
     def path(self) -> Path:
         """Where the file is installed."""
         return Path(__file__).with_name("weights") / self.file
+
+
+IMAGENET = Preprocessing(resize=256, crop=(224, 224))
+"""The usual preprocessing of ImageNet's images."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Architecture:
 
     ``gain`` is the variance that a layer with random weights keeps: so much that the outputs still depend on
     the inputs, which a proof needs, and so little that rounding does not drown them.
+
+    ``timm`` is timm's name of pretrained weights, where it has some that make the published function.
+    ``preprocessing`` is the authors'.
     """
 
     name: str
@@ -81,6 +87,8 @@ class Architecture:
     draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None
     takes: str = "images"
     gain: float = 0.5
+    timm: str | None = None
+    preprocessing: Preprocessing = IMAGENET
 
     @property
     def activation(self) -> str:
@@ -120,14 +128,28 @@ def register(
     draw: Callable[[int, tuple[int, ...]], tuple[Tensor, ...]] | None = None,
     takes: str = "images",
     gain: float = 0.5,
+    timm: str | None = None,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register the decorated builder ``f(num_classes=..., activation=...)``, or ``f(..., input_size=...)``,
     under its own name; see `Architecture` for the sizes. One without a classifier has no ``num_classes``."""
 
     def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         name = build.__name__
-        sizes = (input_size, size_multiple, least_size)
-        _ARCHITECTURES[name] = Architecture(name, build, published, *sizes, trained, draw, takes, gain)
+        _ARCHITECTURES[name] = Architecture(
+            name,
+            build,
+            published,
+            input_size,
+            size_multiple,
+            least_size,
+            trained=trained,
+            draw=draw,
+            takes=takes,
+            gain=gain,
+            timm=timm,
+            preprocessing=preprocessing,
+        )
         return build
 
     return add

@@ -325,19 +325,25 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Sw
     return SwinTransformer(CONFIGS[name], input_size, num_classes, ACTIVATIONS[activation])
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=81.2, macs=4.5e9))
+@register(
+    timm="swin_tiny_patch4_window7_224.ms_in1k", size_multiple=32, published=Published(PAPER, top1=81.2, macs=4.5e9)
+)
 def swin_tiny(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> SwinTransformer:
     """Swin-T, 28.3 M parameters."""
     return _build("swin_tiny", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=83.2, macs=8.7e9))
+@register(
+    timm="swin_small_patch4_window7_224.ms_in1k", size_multiple=32, published=Published(PAPER, top1=83.2, macs=8.7e9)
+)
 def swin_small(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> SwinTransformer:
     """Swin-S, 49.6 M parameters."""
     return _build("swin_small", num_classes, activation, input_size)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=83.5, macs=15.4e9))
+@register(
+    timm="swin_base_patch4_window7_224.ms_in1k", size_multiple=32, published=Published(PAPER, top1=83.5, macs=15.4e9)
+)
 def swin_base(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> SwinTransformer:
     """Swin-B, 87.8 M parameters."""
     return _build("swin_base", num_classes, activation, input_size)

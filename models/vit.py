@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP
 from deploy_kit.models.registry import Published, register
+from deploy_kit.preprocessing import Preprocessing
 
 Size = tuple[int, int]
 Activation = Callable[[], nn.Module]
@@ -116,22 +117,75 @@ class VisionTransformer(nn.Module):
         return torch.cat((self.cls_token + self.pos_embed[:, :1], self.pos_embed[:, 1:]), 1)
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``state`` with the positions of a square image interpolated bicubically to this model's, as DeiT's
-        authors do."""
-        if "pos_embed" not in state or state["pos_embed"].shape == self.pos_embed.shape:
+        """A state in the layout of DeiT's authors, of timm, or of ViT's own authors (JAX).
+
+        The positions of a square image are interpolated bicubically to this model's, as DeiT's authors do.
+        """
+        state = from_jax(state) if "Transformer/posembed_input/pos_embedding" in state else state
+        found = state.get("pos_embed")
+        if found is None or found.dim() != 3 or found.shape == self.pos_embed.shape:
             return state
-        token, patches = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+        token, patches = found[:, :1], found[:, 1:]
         side = math.isqrt(patches.shape[1])
-        if side * side != patches.shape[1]:
+        if side * side != patches.shape[1] or side == 0:
             return state
         plane = patches.transpose(1, 2).unflatten(2, (side, side))
         resized = F.interpolate(plane, self.grid, mode="bicubic").flatten(2).transpose(1, 2)
         return {**state, "pos_embed": torch.cat((token, resized), 1)}
 
 
+JAX: tuple[tuple[str, str], ...] = (
+    ("embedding/", "patch_embed.proj/"),
+    ("Transformer/posembed_input/pos_embedding", "pos_embed"),
+    ("Transformer/encoder_norm/", "norm/"),
+    ("Transformer/encoderblock_", "blocks."),
+    ("/LayerNorm_0/", ".norm1/"),
+    ("/LayerNorm_2/", ".norm2/"),
+    ("/MultiHeadDotProductAttention_1/out/", ".attn.proj/"),
+    ("/MultiHeadDotProductAttention_1/", ".attn."),
+    ("/MlpBlock_3/Dense_0/", ".mlp.fc1/"),
+    ("/MlpBlock_3/Dense_1/", ".mlp.fc2/"),
+    ("/scale", ".weight"),
+    ("/kernel", ".weight"),
+    ("/bias", ".bias"),
+)
+"""Parts of the keys of ViT's own checkpoints (https://github.com/google-research/vision_transformer), and of these."""
+
+
+def from_jax(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint of ViT's authors in the layout of this file.
+
+    There kernels are [in, out], those of attention [in, heads, channels] and [heads, channels, out], and that of the
+    patches [H, W, in, out]; query, key and value are apart.
+    """
+    named = {}
+    for key, value in state.items():
+        for theirs, ours in JAX:
+            key = key.replace(theirs, ours)
+        named["cls_token" if key == "cls" else key] = _from_jax_layout(key, value)
+    joint = {key.replace(".attn.query.", ".attn.qkv."): key for key in named if ".attn.query." in key}
+    for key, query in joint.items():
+        parts = [query, query.replace(".query.", ".key."), query.replace(".query.", ".value.")]
+        if all(part in named for part in parts):
+            named[key] = torch.cat([named.pop(part) for part in parts])
+    return named
+
+
+def _from_jax_layout(key: str, value: Tensor) -> Tensor:
+    if key.endswith("proj.weight") and value.dim() == 4:
+        return value.permute(3, 2, 0, 1)
+    if key.endswith(".attn.proj.weight"):
+        return value.flatten(0, -2).T
+    if key.endswith(".weight") and value.dim() > 1:
+        return value.flatten(1).T
+    return value.flatten() if ".attn." in key else value
+
+
 VIT = "https://arxiv.org/abs/2010.11929"
 DEIT = "https://arxiv.org/abs/2012.12877"
 SIZE = (224, 224)
+IMAGES = Preprocessing(resize=256, crop=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
+"""What ViT's authors give it; DeiT's authors give it the usual images."""
 
 
 def _build(name: str, num_classes: int, activation: str, input_size: Size) -> VisionTransformer:
@@ -139,26 +193,29 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Vi
 
 
 @register(
-    size_multiple=PATCH, published=Published(VIT, quality="top-1 77.9% at 384x384, trained on ImageNet-1k", macs=17.6e9)
+    timm="vit_base_patch16_224.orig_in21k_ft_in1k",
+    preprocessing=IMAGES,
+    size_multiple=PATCH,
+    published=Published(VIT, quality="top-1 77.9% at 384x384, trained on ImageNet-1k", macs=17.6e9),
 )
 def vit_base(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> VisionTransformer:
     """ViT-B/16, 86.6 M parameters."""
     return _build("vit_base", num_classes, activation, input_size)
 
 
-@register(size_multiple=PATCH, published=Published(DEIT, top1=72.2, macs=1.3e9))
+@register(timm="deit_tiny_patch16_224.fb_in1k", size_multiple=PATCH, published=Published(DEIT, top1=72.2, macs=1.3e9))
 def deit_tiny(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> VisionTransformer:
     """DeiT-Ti, 5.7 M parameters."""
     return _build("deit_tiny", num_classes, activation, input_size)
 
 
-@register(size_multiple=PATCH, published=Published(DEIT, top1=79.8, macs=4.6e9))
+@register(timm="deit_small_patch16_224.fb_in1k", size_multiple=PATCH, published=Published(DEIT, top1=79.8, macs=4.6e9))
 def deit_small(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> VisionTransformer:
     """DeiT-S, 22.1 M parameters."""
     return _build("deit_small", num_classes, activation, input_size)
 
 
-@register(size_multiple=PATCH, published=Published(DEIT, top1=81.8, macs=17.6e9))
+@register(timm="deit_base_patch16_224.fb_in1k", size_multiple=PATCH, published=Published(DEIT, top1=81.8, macs=17.6e9))
 def deit_base(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> VisionTransformer:
     """DeiT-B, 86.6 M parameters."""
     return _build("deit_base", num_classes, activation, input_size)

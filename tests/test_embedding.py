@@ -178,6 +178,7 @@ def test_executorch_leaves_the_cast_alone_outside_of_xnnpack(made: Made) -> None
     assert left["_to_dim_order_copy"] == 1
 
 
+@pytest.mark.slow
 def test_executorch_bundles_pixels(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     from deploy_kit.exporters import executorch as target
@@ -207,6 +208,7 @@ def test_coreml_gets_an_image_and_normalises_it_in_the_program(made: Made) -> No
     assert "an image" in " ".join(artifact.manifest.notes)
 
 
+@pytest.mark.slow
 def test_coreml_takes_grey_images_too(tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     artifact = export_to(tmp_path, embedded(random(Grey()), "1x1x24x16"), "coreml", precision="fp32")

@@ -43,6 +43,27 @@ def test_every_image_fills_the_crop(size: tuple[int, int], crop: tuple[int, int]
     assert (tensor > 2).all(), "black borders"
 
 
+def test_nothing_is_cut_off_where_the_crop_is_the_whole_image() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+    whole = Preprocessing(resize=32, crop=(32, 64), mean=(0.0,) * 3, std=(1.0,) * 3)
+    resized = PIL.Image.fromarray(pixels).resize((64, 32), PIL.Image.Resampling.BICUBIC)
+    expected = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+    assert torch.allclose(whole.apply(PIL.Image.fromarray(pixels))[0], expected)
+    assert (whole.apply(plain((255, 255, 255), (50, 200))) == 1).all(), "black borders"
+
+
+def test_blue_comes_first_for_a_model_of_bgr() -> None:
+    rgb = Preprocessing(resize=32, crop=(32, 32))
+    bgr = rgb.model_copy(update={"color": "BGR", "mean": IMAGENET_MEAN[::-1], "std": IMAGENET_STD[::-1]})
+    image = plain((255, 0, 51))
+    assert torch.equal(bgr.apply(image), rgb.apply(image).flip(1))
+
+
+def test_another_size_gets_as_much_around_it() -> None:
+    resized = Preprocessing(resize=288, crop=(256, 256)).resized((128, 512))
+    assert (resized.resize, resized.crop) == (576, (128, 512))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
 def test_every_kind_of_image_becomes_rgb(mode: str) -> None:
     image = PIL.Image.new("RGB", (40, 40), (255, 255, 255)).convert(mode)

@@ -21,7 +21,10 @@ Targets = Annotated[
     list[str], typer.Option("--target", "-t", help="A target (see `deploykit targets`), or all; may be given again.")
 ]
 Target = Annotated[str, typer.Option("--target", "-t", help="A target; see `deploykit targets`.")]
-Weights = Annotated[Path | None, typer.Option(help="A checkpoint: .pth, .pt or .safetensors.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint (.pth, .pt, .safetensors or .npz), or timm for the weights that timm fetches."),
+]
 InputSize = Annotated[str | None, typer.Option(help="224, 224x288 or 1x3x224x224; commas between several inputs.")]
 Activation = Annotated[str | None, typer.Option(help="gelu, gelu_tanh, hardswish, relu or silu, of a reference model.")]
 Classes = Annotated[int | None, typer.Option(help="Number of classes; none is the published number.")]

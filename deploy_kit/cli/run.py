@@ -51,5 +51,5 @@ def command(
         ["image", "#", "class", "probability", "label"],
         [(p.image, p.rank, p.index, f"{p.probability:.2%}", p.label) for p in predictions],
     )
-    if opened.manifest.model.weights.kind in ("random", "timm"):
+    if opened.manifest.model.weights.untrained:
         print_note(f"the weights are {opened.manifest.model.weights.description}, so the classes mean nothing")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from deploy_kit.capture import capture
-from deploy_kit.errors import MissingDependencyError
 from deploy_kit.fusion import Policy, fuse_graph
 from deploy_kit.fusion.policy import folds
 from deploy_kit.models import create_model, load_checkpoint
-from deploy_kit.models.layers import randomize_
 from deploy_kit.statistics import count
-from deploy_kit.timm_models import create_timm_model
 from tests.golden.golden import Golden
 from tests.models.faithful import shape_arithmetic
 
@@ -57,17 +53,3 @@ def activations(model: nn.Module) -> Mapping[type[nn.Module], int]:
     kinds = (nn.ReLU, nn.GELU, nn.Hardswish, nn.SiLU)
     found = [type(module) for module in model.modules() if isinstance(module, kinds)]
     return {kind: found.count(kind) for kind in kinds if kind in found}
-
-
-def check_timm(name: str) -> None:
-    """timm's own model of that name computes the same with the same weights, which load from its layout."""
-    try:
-        theirs, _ = create_timm_model(name, num_classes=None, seed=0)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    assert type(theirs).__module__.startswith("timm.")
-    randomize_(theirs, seed=0)
-    ours = create_model(name)
-    load_checkpoint(ours, theirs.state_dict())
-    image = torch.randn(1, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert relative(run(ours.double(), image), run(theirs.double().eval(), image)) < 1e-9

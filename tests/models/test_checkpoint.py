@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -106,6 +107,14 @@ def test_uses_the_model_s_own_conversion_of_official_keys(weights: dict[str, Ten
     assert_loads({"model": official}, weights, Renamed())
 
 
+def test_uses_the_model_s_own_conversion_of_other_shapes(weights: dict[str, Tensor]) -> None:
+    class Resized(Model):
+        def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: value.squeeze(-1) for key, value in state.items()}
+
+    assert_loads({key: value[..., None] for key, value in weights.items()}, weights, Resized())
+
+
 def test_does_not_convert_the_model_s_own_keys(weights: dict[str, Tensor]) -> None:
     class Strict(Model):
         def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -157,7 +166,7 @@ def test_refuses_a_whole_pickled_model(tmp_path: Path) -> None:
     assert_refuses(tmp_path / "model.pth", "more than tensors", "torch.nn.modules.linear.Linear", fix="state_dict()")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>", b"hello world" * 100, b"\x80\x02}q\x00"])
 def test_refuses_what_is_no_checkpoint(suffix: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / f"model{suffix}").write_bytes(content)
@@ -172,6 +181,14 @@ def test_refuses_a_truncated_file(suffix: str, kept: float, weights: dict[str, T
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     assert_refuses(path, "damaged or not a checkpoint", fix="checksum")
+
+
+def test_reads_numpy_files_and_refuses_pickles_in_them(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", **{key: value.numpy() for key, value in weights.items()})
+    assert_loads(tmp_path / "model.npz", weights)
+    np.savez(tmp_path / "model.npz", weight=np.array([Payload(tmp_path / "harm")], dtype=object))
+    assert_refuses(tmp_path / "model.npz", "damaged or not a checkpoint")
+    assert not (tmp_path / "harm").exists()
 
 
 def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:

@@ -64,14 +64,14 @@ def test_the_split_is_always_the_same_disjoint_and_fair(split: Split) -> None:
     assert load_digits_split()[1].labels.equal(held_out.labels)
 
 
-def test_image_files_are_the_digits_to_train_on(split: Split, trained: Trained, tmp_path: Path) -> None:
+def test_image_files_are_the_digits_to_train_on(split: Split, tmp_path: Path) -> None:
     import PIL.Image
 
     training, _ = split
     paths = write_digit_images(tmp_path / "new" / "folder", 12)
     assert sorted((tmp_path / "new" / "folder").iterdir()) == paths
     for path, image, label in zip(paths, training.images, training.labels):
-        assert torch.equal(trained.preprocessing.apply(PIL.Image.open(path))[0], image)
+        assert torch.equal(get_architecture("edgevit_digits").preprocessing.apply(PIL.Image.open(path))[0], image)
         assert path.stem.endswith(f"_{label}")
 
 

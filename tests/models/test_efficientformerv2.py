@@ -10,7 +10,7 @@ from deploy_kit.models import create_model, get_architecture, list_models, load_
 from deploy_kit.models.efficientformerv2 import LocalGlobalQuery
 from tests.golden.golden import Golden
 from tests.models.faithful import golden_error, macs, parameters
-from tests.models.levit_family import activations, check_deploys, check_official_layout, check_timm, relative, run
+from tests.models.levit_family import activations, check_deploys, check_official_layout, relative, run
 
 PARAMETERS = {
     "efficientformerv2_s0": 3_600_256,
@@ -30,17 +30,6 @@ def test_computes_what_the_published_implementation_computes() -> None:
 
 def test_takes_every_value_of_the_official_checkpoint() -> None:
     check_official_layout("efficientformerv2_s0")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "efficientformerv2_s1",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS if name != "efficientformerv2_s1"),
-    ],
-)
-def test_computes_what_timm_computes_with_its_checkpoint(name: str) -> None:
-    check_timm(name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

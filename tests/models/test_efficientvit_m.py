@@ -10,7 +10,7 @@ from deploy_kit.models import create_model, get_architecture, list_models, load_
 from deploy_kit.models.efficientvit_m import EfficientViT, EfficientViTConfig, WindowAttention
 from tests.golden.golden import Golden
 from tests.models.faithful import golden_error, macs, parameters
-from tests.models.levit_family import activations, check_deploys, check_official_layout, check_timm, relative, run
+from tests.models.levit_family import activations, check_deploys, check_official_layout, relative, run
 
 PARAMETERS = {
     "efficientvit_m0": 2_349_436,
@@ -34,17 +34,6 @@ def test_computes_what_the_published_implementation_computes(name: str) -> None:
 @pytest.mark.parametrize("name", ["efficientvit_m0", "efficientvit_m4"])
 def test_takes_every_value_of_the_official_checkpoint(name: str) -> None:
     check_official_layout(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "efficientvit_m1",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS if name != "efficientvit_m1"),
-    ],
-)
-def test_computes_what_timm_computes_with_its_checkpoint(name: str) -> None:
-    check_timm(name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -10,7 +10,7 @@ from deploy_kit.models import create_model, get_architecture, list_models, load_
 from deploy_kit.models.levit_layers import average_heads, offset_index
 from tests.golden.golden import Golden
 from tests.models.faithful import golden_error, macs, parameters
-from tests.models.levit_family import activations, check_deploys, check_official_layout, check_timm, relative, run
+from tests.models.levit_family import activations, check_deploys, check_official_layout, relative, run
 
 PARAMETERS = {
     "levit_128s": 7_777_058,
@@ -41,13 +41,6 @@ def test_takes_the_checkpoint_of_the_authors_convolutional_form() -> None:
             state[key] = state[key][:, :, None, None]
     load_checkpoint(other, {"model": state})
     assert all(value.equal(other.state_dict()[key]) for key, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    "name", ["levit_128", *(pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS if name != "levit_128")]
-)
-def test_computes_what_timm_computes_with_its_checkpoint(name: str) -> None:
-    check_timm(name)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -102,7 +102,7 @@ def test_knows_the_names_of_timm_s_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_computes_what_timm_computes_with_timm_s_checkpoint(name: str) -> None:
+def test_computes_what_timm_computes_of_odd_sides(name: str) -> None:
     try:
         theirs, _ = create_timm_model(name, num_classes=None, seed=0)
     except MissingDependencyError as error:
