@@ -47,7 +47,7 @@ def read_state_dict(path: Path) -> Mapping[str, Any]:
     """Read a checkpoint file without running any code that it may hold; `UserError` where it cannot."""
     if not path.is_file():
         raise UserError(
-            f"there is no checkpoint file {str(path)!r}", fix="check the path; it is read from {Path.cwd()}"
+            f"there is no checkpoint file {str(path)!r}", fix=f"check the path; it is read from {Path.cwd()}"
         )
     try:
         if path.suffix == ".safetensors":

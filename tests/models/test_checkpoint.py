@@ -192,7 +192,7 @@ def test_reads_numpy_files_and_refuses_pickles_in_them(weights: dict[str, Tensor
 
 
 def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    assert_refuses(tmp_path / "none.pth", "no checkpoint file", "none.pth")
+    assert_refuses(tmp_path / "none.pth", "no checkpoint file", "none.pth", fix=f"read from {Path.cwd()}")
     assert_refuses(tmp_path, "no checkpoint file")
 
 
