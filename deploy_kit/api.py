@@ -234,7 +234,7 @@ def _proof_error(manifest: Manifest) -> ProofError:
         return ProofError(
             f"the {manifest.target} artifact of {manifest.model.name} loses more than {proof.precision} may "
             f"({proof.verified_by}): {'; '.join(proof.failures)}{where}",
-            fix=f"{keep}export it in a higher --precision, or take it as it is with --allow-lossy",
+            fix=f"{keep}{_milder(manifest)}, or take it as it is with --allow-lossy",
             outcome=Outcome.LOSSY,
         )
     where = f"; it diverges at {proof.diverges_at}" if proof.diverges_at else ""
@@ -243,6 +243,14 @@ def _proof_error(manifest: Manifest) -> ProofError:
         f"({proof.verified_by}): {'; '.join(proof.failures)}{where}",
         fix="do not ship it; export the model again, and report the failure if it stays",
     )
+
+
+def _milder(manifest: Manifest) -> str:
+    """What to ask for instead of the loss that was asked for."""
+    kind = manifest.options.get("compress")
+    if kind is None:
+        return "export it in a higher --precision"
+    return f"export it with a milder --compress than {kind}, or without"
 
 
 def verify(

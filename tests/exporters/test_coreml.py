@@ -637,6 +637,8 @@ def test_a_compression_that_loses_too_much_is_lossy(monkeypatch: pytest.MonkeyPa
     with here(), pytest.raises(ProofError, match="loses more than int8 may") as error:
         export_to(tmp_path, load_wide(), "coreml", ios=16, compress="palette4")
     assert error.value.outcome == Outcome.LOSSY
+    assert "--compress than palette4" in error.value.fix
+    assert "--precision" not in error.value.fix
     with here():
         artifact = export(
             load_wide(), "coreml", out=tmp_path, options={"ios": 16, "compress": "palette4"}, allow_lossy=True
