@@ -13,24 +13,22 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
-from torch import Tensor
 
 from deploy_kit import load_model
 from deploy_kit.api import export
 from deploy_kit.artifact import Artifact
-from deploy_kit.benchmarks.timing import Ratio, Timing, machine, rotated, speedup, summarise
+from deploy_kit.benchmarks.runtimes import TIMED, time_files
+from deploy_kit.benchmarks.timing import Ratio, Rounds, Timing, machine, speedup, summarise
 from deploy_kit.cli.console import format_bytes, print_line, print_table
 from deploy_kit.errors import DeployKitError
 from deploy_kit.exporters import get_exporter, list_targets
-from deploy_kit.exporters.base import save_inputs
 from deploy_kit.models.digits import Digits, count_right, load_digits_split, write_digit_images
-from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import Precision
 
 MODEL = "edgevit_digits"
@@ -82,8 +80,10 @@ def measure_target(
         except DeployKitError as error:
             built[precision] = error
     files = {name: artifact.main_file for name, artifact in built.items() if isinstance(artifact, Artifact)}
-    timer = TIMERS.get(target)
-    rounds = timer(files, digits.images[:1], folder, processes, iterations) if timer and files else None
+    rounds = None
+    if target in TIMED and files:
+        inputs = (digits.images[:1],)
+        rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
     return [_result(target, name, built[name], digits, eager, rounds) for name in built]
 
 
@@ -119,7 +119,7 @@ def _result(
     built: Artifact | DeployKitError,
     digits: Digits,
     eager: int,
-    rounds: list[dict[str, list[float]]] | None,
+    rounds: Rounds | None,
 ) -> Result:
     if not isinstance(built, Artifact):
         outcome = str(getattr(built, "outcome", "export_failed"))
@@ -130,74 +130,6 @@ def _result(
     faster = speedup(rounds, precision, "fp32") if rounds and precision != "fp32" else None
     reason = reason or (None if rounds else "nothing here times this runtime")
     return Result(target, precision, built.manifest.outcome, right, lost, built.size, timing, faster, reason)
-
-
-Timer = Callable[[dict[str, Path], Tensor, Path, int, int], list[dict[str, list[float]]]]
-
-
-def _timer(work: Callable[[dict[str, Any]], dict[str, Any]], save: Callable[[Tensor, Path], Path]) -> Timer:
-    """A function that times files by a worker's ``bench`` job, from the function that runs such jobs."""
-
-    def time(files: dict[str, Path], image: Tensor, folder: Path, processes: int, iterations: int) -> Any:
-        inputs = str(save(image, folder))
-        return [
-            work(
-                {
-                    "do": "bench",
-                    "files": {name: str(files[name]) for name in rotated(list(files), turn)},
-                    "inputs": inputs,
-                    "threads": 1,
-                    "warmup": 5,
-                    "iterations": iterations,
-                }
-            )["seconds"]
-            for turn in range(processes)
-        ]
-
-    return time
-
-
-def _saved(image: Tensor, folder: Path) -> Path:
-    save_inputs([(image,)], folder / "inputs.pt")
-    return folder / "inputs.pt"
-
-
-def _arrays(image: Tensor, folder: Path) -> Path:
-    from deploy_kit.exporters import onnx_file
-
-    return onnx_file.save_inputs([(image,)], folder)
-
-
-def _work_in_onnxruntime(job: dict[str, Any]) -> dict[str, Any]:
-    from deploy_kit.exporters import onnx_file
-
-    return onnx_file.work(job, "onnxruntime failed", Outcome.RUN_FAILED)
-
-
-def _work_in_executorch(job: dict[str, Any]) -> dict[str, Any]:
-    from deploy_kit.exporters import executorch
-
-    return executorch.work(job, "time the programs")
-
-
-def _work_in_openvino(job: dict[str, Any]) -> dict[str, Any]:
-    from deploy_kit.exporters import openvino
-
-    return openvino.work(job, Outcome.RUN_FAILED)
-
-
-def _work_in_mobile_interpreter(job: dict[str, Any]) -> dict[str, Any]:
-    from deploy_kit.exporters.mobile.interpreter import find_interpreter
-
-    return find_interpreter().work({"onednn": True, **job})
-
-
-TIMERS: dict[str, Timer] = {
-    "onnx": _timer(_work_in_onnxruntime, _arrays),
-    "openvino": _timer(_work_in_openvino, _arrays),
-    "executorch": _timer(_work_in_executorch, _saved),
-    "torchscript-lite": _timer(_work_in_mobile_interpreter, _saved),
-}
 
 
 def _report(results: list[Result], eager: int, digits: int, as_json: bool) -> None:
