@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP, ConvMLP
-from deploy_kit.models.registry import Latency, Published, Trained, register
+from deploy_kit.models.registry import ROUNDED, Latency, Published, Trained, register
 from deploy_kit.preprocessing import Preprocessing
 
 
@@ -168,13 +168,16 @@ PAPER = "https://arxiv.org/abs/2205.03436"
 PHONE = ("Snapdragon 888 CPU", "TorchScript-lite", PAPER)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=74.4, macs=0.6e9, latency=Latency(32.8, *PHONE)))
+@register(
+    size_multiple=32,
+    published=Published(PAPER, top1=74.4, macs=0.6e9, macs_note=ROUNDED, latency=Latency(32.8, *PHONE)),
+)
 def edgevit_xxs(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
     """EdgeViT-XXS, 4.1 M parameters."""
     return _build("edgevit_xxs", num_classes, activation)
 
 
-@register(size_multiple=32, published=Published(PAPER, top1=77.5, macs=1.1e9))
+@register(size_multiple=32, published=Published(PAPER, top1=77.5, macs=1.1e9, macs_note=ROUNDED))
 def edgevit_xs(num_classes: int = 1000, activation: str = "gelu") -> EdgeViT:
     """EdgeViT-XS, 6.8 M parameters."""
     return _build("edgevit_xs", num_classes, activation)

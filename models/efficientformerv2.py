@@ -26,7 +26,7 @@ from deploy_kit.models.levit_layers import (
     rename,
     subsampled,
 )
-from deploy_kit.models.registry import Published, register
+from deploy_kit.models.registry import ROUNDED, Published, register
 
 HEADS, KEY_DIM, SUBSAMPLE_KEY_DIM = 8, 32, 16
 VALUE_RATIO = 4
@@ -289,7 +289,9 @@ def _build(name: str, num_classes: int, activation: str, input_size: Size) -> Ef
 
 
 @register(
-    timm="efficientformerv2_s0.snap_dist_in1k", size_multiple=32, published=Published(PAPER, top1=75.7, macs=0.40e9)
+    timm="efficientformerv2_s0.snap_dist_in1k",
+    size_multiple=32,
+    published=Published(PAPER, top1=75.7, macs=0.40e9, macs_note=ROUNDED),
 )
 def efficientformerv2_s0(
     num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE

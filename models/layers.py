@@ -12,6 +12,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
     "hardswish": nn.Hardswish,
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "silu": nn.SiLU,
 }
 """Every activation that ``create_model(activation=...)`` takes, by name."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from deploy_kit.errors import UserError, unknown_name
@@ -31,9 +34,9 @@ class Latency:
 class Published:
     """What the authors report: paper, ImageNet-1k top-1 in percent, multiply-accumulates of one input.
 
-    ``quality`` is for a model with another task, such as ``mIoU 75.7 on Cityscapes``. What they do not
-    report is None. Of a model that was trained here: the paper of its architecture, and top-1 on the images
-    held out.
+    ``quality`` is for a model with another task, such as ``mIoU 75.7 on Cityscapes``; ``macs_note`` says why
+    ``macs`` is over 1% off what is counted here (`counted_macs`). What they do not report is None. Of a model that
+    was trained here: the paper of its architecture, and top-1 on the images held out.
     """
 
     paper: str
@@ -41,6 +44,11 @@ class Published:
     macs: float | None = None
     quality: str | None = None
     latency: Latency | None = None
+    macs_note: str | None = None
+
+
+ROUNDED = "the published figure is rounded"
+"""The most frequent `Published.macs_note`: rounded to the digits of ``macs``, the count is the published figure."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,16 @@ class Architecture:
             options["input_size"] = input_size
         return self.build(**options)
 
+    def without_values(self) -> nn.Module:
+        """The published model with shapes alone, which takes no memory."""
+        with torch.device("meta"):
+            return self.build_for(self.input_size).eval()
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the published model has."""
+        return sum(parameter.numel() for parameter in self.without_values().parameters())
+
     @property
     def summary(self) -> str:
         """One line about the model."""
@@ -167,6 +185,18 @@ def get_architecture(name: str) -> Architecture:
     return _ARCHITECTURES[name]
 
 
+COUNTS = Path(__file__).with_name("macs.json")
+
+
+@cache
+def counted_macs() -> dict[str, int]:
+    """Multiply-accumulates of each listed model on one input of its default size, attention included.
+
+    They take long to count, so they are data, which ``python -m deploy_kit.benchmarks.suites.model_table`` writes.
+    """
+    return json.loads(COUNTS.read_text(encoding="utf-8"))
+
+
 def check_input_size(architecture: Architecture, input_size: tuple[int, ...]) -> None:
     """Raise `UserError` where the architecture cannot take inputs of ``input_size``, height and width of images."""
     step, least, default = architecture.size_multiple, architecture.least_size, architecture.input_size
@@ -218,7 +248,7 @@ def create_model(
         num_classes: outputs of the classifier; None is the published number.
         input_size: side, or height and width, of the images that it will take (of `Architecture.takes`, how many);
             None is published.
-        activation: one of ``relu gelu gelu_tanh hardswish silu``; None is the published one.
+        activation: one of ``relu relu6 gelu gelu_tanh hardswish silu``; None is the published one.
         seed: of the weights; two models of one name and seed are equal.
 
     Raises:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.models.layers import ACTIVATIONS, ChannelMLP
-from deploy_kit.models.registry import Published, register
+from deploy_kit.models.registry import ROUNDED, Published, register
 from deploy_kit.preprocessing import Preprocessing
 
 Size = tuple[int, int]
@@ -203,7 +203,11 @@ def vit_base(num_classes: int = 1000, activation: str = "gelu", input_size: Size
     return _build("vit_base", num_classes, activation, input_size)
 
 
-@register(timm="deit_tiny_patch16_224.fb_in1k", size_multiple=PATCH, published=Published(DEIT, top1=72.2, macs=1.3e9))
+@register(
+    timm="deit_tiny_patch16_224.fb_in1k",
+    size_multiple=PATCH,
+    published=Published(DEIT, top1=72.2, macs=1.3e9, macs_note=ROUNDED),
+)
 def deit_tiny(num_classes: int = 1000, activation: str = "gelu", input_size: Size = SIZE) -> VisionTransformer:
     """DeiT-Ti, 5.7 M parameters."""
     return _build("deit_tiny", num_classes, activation, input_size)

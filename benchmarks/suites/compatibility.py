@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
+from deploy_kit.benchmarks import markdown
 from deploy_kit.cli.console import print_line, print_table
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.exporters import get_exporter, list_targets
@@ -35,7 +34,7 @@ GRACE = 60
 """Seconds that a worker has to end itself, and what it started, before it is ended."""
 
 GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED, Outcome.EMITTED_UNVERIFIED)
-BEGIN, END = "<!-- compatibility: begin -->", "<!-- compatibility: end -->"
+TABLE = "compatibility"
 
 PAGE = f"""# Compatibility
 
@@ -46,8 +45,7 @@ against the model in float64; the figure is the signal-to-noise ratio. This comm
 python -m deploy_kit.benchmarks.suites.compatibility
 ```
 
-{BEGIN}
-{END}
+{markdown.place(TABLE)}
 """
 
 
@@ -105,14 +103,9 @@ def smallest(models: Sequence[str]) -> list[str]:
     for name in models:
         architecture = get_architecture(name)
         family = (architecture.build.__module__, architecture.published.quality is None)
-        if family not in families or _parameters(name) < _parameters(families[family]):
+        if family not in families or architecture.parameters < get_architecture(families[family]).parameters:
             families[family] = name
     return [name for name in models if name in families.values()]
-
-
-def _parameters(name: str) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in get_architecture(name).build().parameters())
 
 
 def installed(names: Sequence[str] | None) -> list[str]:
@@ -167,8 +160,7 @@ def _is_there(cell: Cell) -> bool:
 def read_cells(docs: Path) -> list[Cell]:
     """The cells that are known; `UserError` where the file is damaged."""
     file = docs / "compatibility.json"
-    if not docs.is_dir():
-        raise UserError(f"there is no folder {str(docs)!r}", fix="run in the repository, or name a folder with --docs")
+    markdown.check_folder(docs)
     if not file.is_file():
         return []
     try:
@@ -183,20 +175,9 @@ def read_cells(docs: Path) -> list[Cell]:
 def write_docs(cells: Sequence[Cell], docs: Path) -> None:
     """Write the cells, and the page's table between its markers; what stands around them stays."""
     page = docs / "compatibility.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else PAGE
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{str(page)!r} has no line {BEGIN} before one {END}", fix="write them where the table goes")
-    _write(docs / "compatibility.json", json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
-    _write(page, f"{before}{begin}\n{render(cells)}\n{end}{after}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, so that one is there whenever a run ends."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    text = markdown.filled(page, TABLE, PAGE, render(cells))
+    markdown.replace(docs / "compatibility.json", json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+    markdown.replace(page, text)
 
 
 def render(cells: Sequence[Cell]) -> str:
@@ -204,10 +185,11 @@ def render(cells: Sequence[Cell]) -> str:
     targets = sorted({cell.target for cell in cells})
     table = {(cell.model, cell.target): cell for cell in cells}
     notes = [cell for cell in cells if cell.outcome not in GOOD]
-    lines = [_line(["model", *targets]), _line(["---"] * (len(targets) + 1))]
-    for model in dict.fromkeys(cell.model for cell in cells):
-        row = [table.get((model, target)) for target in targets]
-        lines.append(_line([f"`{model}`", *(_text(cell, notes) for cell in row)]))
+    rows = [
+        [f"`{model}`", *(_text(table.get((model, target)), notes) for target in targets)]
+        for model in dict.fromkeys(cell.model for cell in cells)
+    ]
+    lines = [markdown.table_of(["model", *targets], rows)]
     if notes:
         lines.append("")
     for number, cell in enumerate(notes, 1):
@@ -215,10 +197,6 @@ def render(cells: Sequence[Cell]) -> str:
     lines.append("")
     lines += [_measured(target, [cell for cell in cells if cell.target == target]) for target in targets]
     return "\n".join(lines)
-
-
-def _line(words: Iterable[str]) -> str:
-    return f"| {' | '.join(words)} |"
 
 
 def _text(cell: Cell | None, notes: list[Cell]) -> str:
