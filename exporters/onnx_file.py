@@ -44,6 +44,7 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
     Weights of more than `INLINE_LIMIT` go into a file beside it, the one that `weights_file` names.
     """
     from deploy_kit.exporters.onnx_opset import nearest, restate
+    from deploy_kit.exporters.onnx_optimizer import optimize
 
     inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
     batch = torch.export.Dim("batch", min=1)
@@ -55,13 +56,14 @@ def convert(graph: Graph, file: Path, opset: int) -> None:
                 graph.module,
                 graph.example_inputs,
                 dynamo=True,
-                optimize=True,
+                optimize=False,
                 verbose=False,
                 opset_version=nearest(opset),
                 input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
                 dynamic_shapes=tuple({0: batch} for _ in inputs) if graph.dynamic_batch else None,
             )
-        assert program is not None
+            assert program is not None
+            optimize(program.model)
         for index, value in enumerate(program.model.graph.outputs):
             value.name = "output" if len(program.model.graph.outputs) == 1 else f"output_{index}"
     except Exception as error:  # the exporter raises many types; the last cause names the operator

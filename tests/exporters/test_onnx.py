@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import platform
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from deploy_kit.exporters import onnx as target
 from deploy_kit.exporters import onnx_file, ort_worker
 from deploy_kit.exporters.onnx import FILE, MOBILE_FILE, REQUIRED_OPERATORS, Onnx, OnnxOptions, check, simplify
 from deploy_kit.exporters.onnx_file import NEWEST_OPSET, OLDEST_OPSET
+from deploy_kit.exporters.onnx_optimizer import optimize
 from deploy_kit.outcome import Outcome
 from deploy_kit.sources import LoadedModel, load_model
 from tests.support import TINY, TINY_SIZE, Bench, TwoInputs, export_to, load_tiny, once, random, tiny
@@ -94,6 +96,32 @@ def test_every_opset_is_written_and_proven(opset: int, model: str, tmp_path: Pat
 def test_an_old_opset_is_in_the_format_of_its_time(tmp_path: Path) -> None:
     onnx_file.convert(capture(tiny(), (torch.randn(1, 3, 32, 32),)), tmp_path / FILE, 13)
     assert onnx.load(tmp_path / FILE).ir_version == 7
+
+
+class NearlyNothing(nn.Module):
+    """Sums with numbers near 0 and products with numbers near 1, and none of those."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x / (x.abs() + 1e-15), 1 / (x.abs() - -1e-15), x * 1.000005, x / 1.000005
+
+
+def test_numbers_near_nothing_are_kept(tmp_path: Path) -> None:
+    onnx_file.convert(capture(NearlyNothing(), (torch.randn(1, 6),)), tmp_path / FILE, 20)
+    x = torch.tensor([[0.0, 0.0, 1e-15, -2e-15, 1.0, -3.0]])
+    session = onnxruntime.InferenceSession(tmp_path / FILE)
+    for output, exact in zip(session.run(None, {"input": x.numpy()}), NearlyNothing()(x.double())):
+        assert np.allclose(output, exact, rtol=3e-7, atol=0)
+
+
+def test_the_optimizer_does_all_else_that_onnxscript_does() -> None:
+    example = (torch.randn(1, 3, 16, 16),)
+    module = capture(random(Everything()), example).module
+    options = {"dynamo": True, "verbose": False, "opset_version": 20}
+    ours, theirs = (torch.onnx.export(module, example, optimize=theirs, **options).model for theirs in (False, True))
+    before = len(ours.graph)
+    optimize(ours)
+    assert Counter(node.op_type for node in ours.graph) == Counter(node.op_type for node in theirs.graph)
+    assert len(ours.graph) < before
 
 
 class Chunk(nn.Module):
