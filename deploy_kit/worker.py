@@ -8,12 +8,16 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from deploy_kit.errors import DeployKitError
 
 TAIL = 1200
+
+GUARD = ("/bin/sh", "-c", "read -r _; kill -9 0")
+"""Leads a worker's process group and ends it when a pipe from this process closes, as it does if this is killed."""
 
 
 class WorkerError(DeployKitError):
@@ -42,23 +46,26 @@ def run_worker(
         job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
         job_file.write_text(json.dumps(job))
         words = [str(word) for word in (*command, job_file, result_file)]
-        try:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise WorkerError(f"{words[0]} cannot be started: {error.strerror}") from error
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise WorkerError(f"{Path(words[0]).name} was still running after {timeout:g} s and was ended") from None
-        finally:
-            _end(process)
+        with subprocess.Popen(GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0) as guard:
+            try:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(environment or {})},
+                    process_group=guard.pid,
+                )
+            except OSError as error:
+                raise WorkerError(f"{words[0]} cannot be started: {error.strerror}") from error
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                name = Path(words[0]).name
+                raise WorkerError(f"{name} was still running after {timeout:g} s and was ended") from None
+            finally:
+                _end(guard.pid)
+                process.wait()
         last_words = _reason(output.decode(errors="replace").strip())
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
@@ -78,8 +85,7 @@ def _reason(output: str) -> str:
     return "\n".join(exception)[:TAIL] if traceback and exception else output[-TAIL:]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(group: int) -> None:
     """End a worker and whatever it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with suppress(ProcessLookupError, PermissionError):  # all of them have ended, which macOS does not permit to kill
+        os.killpg(group, signal.SIGKILL)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,44 @@ def test_a_worker_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
     for pid in map(int, pids.read_text().split()):
         assert not is_running(pid)
+
+
+PARENT = """
+import sys
+from deploy_kit.worker import run_worker
+run_worker([sys.executable, "-c", sys.argv[1], sys.argv[2]], {}, timeout=60)
+"""
+STUCK = """
+import os, subprocess, sys, time
+child = subprocess.Popen(["sleep", "60"])
+open(sys.argv[1] + ".half", "w").write(f"{os.getpid()} {child.pid}")
+os.rename(sys.argv[1] + ".half", sys.argv[1])
+time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_its_children_when_its_parent_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with subprocess.Popen([sys.executable, "-c", PARENT, STUCK, str(pids)]) as parent:
+        wait_for(pids)
+        parent.kill()
+    for pid in map(int, pids.read_text().split()):
+        assert not is_running(pid)
+
+
+def test_what_a_worker_leaves_running_ends_with_it() -> None:
+    sleep = "subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)"
+    left = work(f"import subprocess\nresult['pid'] = {sleep}.pid")
+    assert isinstance(left["pid"], int)
+    assert not is_running(left["pid"])
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(300):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not appear")
 
 
 def is_running(pid: int) -> bool:
