@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
 from deploy_kit.calibration import Calibration, load_calibration
+from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Exported, Exporter, Options
@@ -87,6 +88,7 @@ def _rewrite_record(rewrite: Rewrite) -> RewriteRecord:
     return RewriteRecord(pass_name=rewrite.pass_name, module=rewrite.module, detail=rewrite.detail)
 
 
+@explained()
 def export(
     model: str | nn.Module | LoadedModel,
     target: str,
@@ -171,6 +173,11 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
     )
 
 
+def lower(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Graph:
+    """The graph that a target is given: captured, fused and in the precision of the artifact."""
+    return _lower(loaded, _fuse(loaded, exporter, options, stages).after, exporter, options, stages).graph
+
+
 def _lower(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Options, stages: Stages) -> Lowered:
     """The graph with calibration inputs, where a precision needs them, and in that precision."""
     if exporter.precision(options) == "fp32":
@@ -253,6 +260,7 @@ def _milder(manifest: Manifest) -> str:
     return f"export it with a milder --compress than {kind}, or without"
 
 
+@explained()
 def verify(
     artifact: str | Path | Artifact,
     *,

@@ -93,8 +93,8 @@ class GlobalSparseAttention(nn.Module):
         if self.rate > 1:
             x = F.avg_pool2d(x.permute(0, 3, 1, 2), 1, self.rate).permute(0, 2, 3, 1)
         batch, height, width, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        parts = self.qkv(x).flatten(1, 2).chunk(3, dim=2)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
         weights = ((q @ k.transpose(-2, -1)) * self.scale).softmax(-1)
         x = (weights @ v).transpose(1, 2).reshape(batch, height, width, dim)
         if self.rate > 1:

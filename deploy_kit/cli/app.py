@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deploy_kit.cli import doctor, export, fuse, inspect, models, run, targets, verify
+from deploy_kit.cli import bisect, doctor, export, fuse, inspect, lint, models, run, targets, verify
 
 app = typer.Typer(
     name="deploykit",
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (export, fuse, verify, inspect, run, models, targets, doctor):
+for command in (export, lint, fuse, verify, bisect, inspect, run, models, targets, doctor):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.command)
 
 
@@ -43,13 +43,15 @@ def _options(
 def main() -> None:
     """Run the command line: 0 is success, 1 a failed proof or export, 2 the user's mistake, 130 Ctrl-C."""
     from deploy_kit.cli.console import print_error
+    from deploy_kit.disk import explained
     from deploy_kit.errors import DeployKitError
 
     signal.signal(signal.SIGTERM, _terminate)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # they are about torch's own future
     try:
-        app()
+        with explained():
+            app()
     except DeployKitError as error:
         print_error(error)
         sys.exit(error.exit_code)

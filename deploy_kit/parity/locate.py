@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor, fx
 from deploy_kit.exporters.base import Exporter
 from deploy_kit.fusion import PASSES, Policy
 from deploy_kit.graph import Graph, is_view, module_path
-from deploy_kit.parity.compare import compare
+from deploy_kit.parity.compare import LIMITS, Comparison, Limits, compare
 from deploy_kit.parity.reference import Reference, in_float64, run_module, widen_inputs
 from deploy_kit.sources import LoadedModel
 from deploy_kit.stages import Stages
@@ -21,18 +23,49 @@ EXACT = 1e-9
 """Two float64 computations of one function differ by less than this, relatively."""
 
 TAPS = 48
+"""How many intermediate tensors are looked at in one export."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An intermediate tensor as the runtime computes it: its module and operator, and how far it is from float64."""
+
+    module: str
+    operator: str
+    comparison: Comparison
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where an artifact leaves its model, in words, and the tensors that were looked at around that place, in order."""
+
+    where: str
+    taps: list[Tap] = field(default_factory=list)
 
 
 def locate(loaded: LoadedModel, fused: Graph, exporter: Exporter, options: Any) -> str | None:
-    """The first place where an artifact leaves its model; None where none can be told.
-
-    Capture and each pass are compared in float64; then the fused graph is exported once more with
-    intermediate tensors as outputs, and run by the target's runtime.
-    """
+    """Where a float32 artifact leaves its model; None where that cannot be told, for whatever reason."""
     try:
-        return _in_passes(loaded, exporter.policy(options)) or _in_exporter(fused, exporter, options)
+        found = diverge(loaded, fused, exporter, options, LIMITS["fp32"])
     except Exception:  # whatever the search meets, it must not hide the failed proof itself
         return None
+    return None if found is None else found.where
+
+
+def diverge(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Any, limits: Limits) -> Divergence | None:
+    """The first place where an artifact leaves its model; None where none is found.
+
+    Capture and each pass are compared in float64. Then ``graph``, which is what the target is given, is exported
+    with intermediate tensors as outputs, and run by its runtime; and once more with all tensors between the last
+    that is within ``limits`` and the first that is not. They are compared with float64, or where ``limits`` are
+    those of a reduced precision, with what PyTorch makes of the reduced graph.
+
+    Raises:
+        DeployKitError: the graph cannot be exported with more outputs, or not be run.
+    """
+    where = _in_passes(loaded, exporter.policy(options))
+    return Divergence(where) if where is not None else _in_exporter(graph, exporter, options, limits)
 
 
 def _in_passes(loaded: LoadedModel, policy: Policy) -> str | None:
@@ -67,31 +100,53 @@ def _equal(outputs: list[Tensor], expected: list[Tensor]) -> bool:
     )
 
 
-def _in_exporter(fused: Graph, exporter: Exporter, options: Any) -> str | None:
-    tapped, taps = _with_taps(fused)
+def _in_exporter(fused: Graph, exporter: Exporter, options: Any, limits: Limits) -> Divergence | None:
+    names = [node.name for node in fused.nodes if _is_tappable(node)]
+    step = max(1, len(names) // TAPS)
+    coarse = names[step - 1 :: step]
+    taps = _tap(fused, coarse, exporter, options, limits)
+    first = _first_failure(taps)
+    if first is None:
+        return None
+    start = names.index(coarse[first - 1]) + 1 if first else 0
+    between = names[start : names.index(coarse[first]) + 1]
+    closer = _tap(fused, between, exporter, options, limits) if len(between) > 1 else taps[first : first + 1]
+    found = _first_failure(closer)
+    shown = taps[:first] + (closer if found is None else closer[: found + 1])
+    worst = taps[first] if found is None else closer[found]
+    return Divergence(worst.module or worst.operator, shown)
+
+
+def _first_failure(taps: Sequence[Tap]) -> int | None:
+    return next((index for index, tap in enumerate(taps) if tap.failure is not None), None)
+
+
+def _tap(fused: Graph, names: Sequence[str], exporter: Exporter, options: Any, limits: Limits) -> list[Tap]:
+    """The named tensors as the target's runtime computes them; none where nothing here can run it."""
+    tapped, nodes = _with_taps(fused, names)
     inputs = tuple(fused.example_inputs)
-    exact = run_module(in_float64(tapped.module), widen_inputs(inputs))
     eager = run_module(tapped.module, inputs)
+    reduced = limits.noise_ratio is None
+    exact = eager if reduced else run_module(in_float64(tapped.module), widen_inputs(inputs))
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         exported = exporter.export(tapped, Path(scratch), options, Stages())
         ran = exporter.run(Path(scratch, exported.main_file), [inputs], options, exported.details)
     if ran.outputs is None and ran.source is not None:
         ran = ran.source
     if ran.outputs is None:
-        return None
-    for index, node in enumerate(taps):
-        result = compare(node.name, "noise", [ran.outputs[0][index]], Reference([exact[index]], [eager[index]]))
-        if result.failure():
-            return module_path(node) or node.name
-    return None
+        return []
+    taps = []
+    for node, output, right, float32 in zip(nodes, ran.outputs[0], exact, eager):
+        module, operator = module_path(node), str(node.target).removeprefix("aten.").removesuffix(".default")
+        compared = compare(f"{operator} of {module}", "seeded", [output], Reference([right], [float32]))
+        taps.append(Tap(module, operator, compared, compared.failure(limits)))
+    return taps
 
 
-def _with_taps(graph: Graph) -> tuple[Graph, list[fx.Node]]:
-    """A copy of a graph whose first outputs are values from along its way, in order."""
+def _with_taps(graph: Graph, names: Sequence[str]) -> tuple[Graph, list[fx.Node]]:
+    """A copy of a graph whose first outputs are the named values from along its way, in order."""
     copied = graph.copy()
-    nodes = [node for node in copied.nodes if _is_tappable(node)]
-    step = max(1, len(nodes) // TAPS)
-    taps = nodes[step - 1 :: step]
+    taps = [node for node in copied.nodes if node.name in names]
     output = next(node for node in copied.nodes if node.op == "output")
     old = output.all_input_nodes
     output.args = ((*taps, *old),)
