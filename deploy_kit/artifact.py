@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy_kit.disk import FULL, explain, temporary_folder
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import MANIFEST, FileRecord, Manifest, read_manifest
 
@@ -79,12 +79,14 @@ def check_free(folder: Path, *, force: bool) -> None:
 def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
     """A temporary folder beside ``folder``, which becomes ``folder`` when the body succeeds.
 
-    It is written whole and then renamed into place; if the body fails in any way, it is removed and what stood
-    at ``folder`` is left as it was.
+    It is written whole and then renamed into place; if the body fails in any way, it is removed, with the folders
+    above it that were made for it, and what stood at ``folder`` is left as it was.
     """
     check_free(folder, force=force)
+    missing: list[Path] = []
     temporary = None
     try:
+        missing += [parent for parent in folder.parents if not parent.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         yield temporary
@@ -96,6 +98,18 @@ def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to the first that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -113,13 +127,23 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def _write_error(folder: Path, error: OSError) -> DeployKitError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return DeployKitError(
-            f"there is no space left to write {str(folder)!r}, or temporary files in {tempfile.gettempdir()!r}; "
+            f"there is no space left to write {str(folder)!r}, or temporary files in {str(temporary_folder())!r}; "
             "nothing was left behind",
             fix="free some space, choose an --out on another disk, or name another temporary folder in TMPDIR",
         )
-    return UserError(f"{str(folder)!r} cannot be written: {error.strerror or error}", fix="choose another --out")
+    told = None if _is_about(folder, error) else explain(error)
+    reason = error.strerror or error
+    return told or UserError(f"{str(folder)!r} cannot be written: {reason}", fix="choose another --out")
+
+
+def _is_about(folder: Path, error: OSError) -> bool:
+    """Whether an error names a path above ``folder``, or beside it or in it."""
+    if not isinstance(error.filename, str):
+        return False
+    path, folder = Path(error.filename).absolute(), folder.absolute()
+    return path.is_relative_to(folder.parent) or folder.is_relative_to(path)
 
 
 def describe_files(folder: Path) -> list[FileRecord]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from deploy_kit.disk import FULL
 from deploy_kit.errors import DeployKitError
 
 TAIL = 1200
@@ -41,6 +42,7 @@ def run_worker(
 
     Raises:
         WorkerError: it did not start, crashed, ran out of time, failed, or wrote no result.
+        OSError: a disk is full, here or as the worker says.
     """
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
@@ -67,6 +69,9 @@ def run_worker(
                 _end(guard.pid)
                 process.wait()
         last_words = _reason(output.decode(errors="replace").strip())
+        for number in FULL if process.returncode != 0 else ():
+            if os.strerror(number) in last_words:
+                raise OSError(number, os.strerror(number))
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
             raise WorkerError(f"{Path(words[0]).name} crashed with {name}: {last_words or 'it said nothing'}")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deploy_kit.errors import DeployKitError, ExportError
+from deploy_kit.errors import ExportError
 from deploy_kit.exporters.base import Ran
 from deploy_kit.graph import Graph, source_line
 from deploy_kit.outcome import Outcome
@@ -157,11 +157,6 @@ def work(job: dict[str, Any], failure: str, outcome: Outcome) -> dict[str, Any]:
     try:
         return run_worker([sys.executable, "-P", WORKER], job, timeout=LIMIT)
     except WorkerError as error:
-        if "No space left on device" in str(error):
-            raise DeployKitError(
-                f"there is no space left for temporary files in {tempfile.gettempdir()!r}, or for the artifact",
-                fix="free some space, choose an --out on another disk, or name another temporary folder in TMPDIR",
-            ) from error
         if NOT_LOADED in str(error):
             outcome = Outcome.LOAD_FAILED
         raise ExportError(f"{failure}: {error}", outcome=outcome) from error

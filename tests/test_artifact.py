@@ -57,6 +57,32 @@ def test_a_failure_leaves_nothing(failure: BaseException, tmp_path: Path) -> Non
     assert contents(tmp_path) == []
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_failure_leaves_no_folder_that_was_made_for_it(failure: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    with pytest.raises(type(failure)):
+        fail(tmp_path / "before" / "out" / "model" / "target", failure)
+    assert contents(tmp_path) == ["before"]
+    assert contents(tmp_path / "before") == []
+
+
+def test_a_failure_keeps_folders_with_something_else_in_them(tmp_path: Path) -> None:
+    def fail_late() -> None:
+        with workspace(tmp_path / "out" / "model" / "target", force=False):
+            (tmp_path / "out" / "notes").write_text("mine")
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        fail_late()
+    assert contents(tmp_path / "out") == ["notes"]
+
+
+def test_an_error_in_a_name_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"), workspace(tmp_path / "out" / "model" / "t", force=False):
+        (tmp_path / "out" / "model" / ("n" * 300)).write_text("")
+    assert contents(tmp_path) == []
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyboardInterrupt()])
 def test_a_failure_keeps_the_old_artifact(failure: BaseException, tmp_path: Path) -> None:
     publish(tmp_path / "artifact", "old")
@@ -145,6 +171,13 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None
         publish(tmp_path / "file" / "artifact", "new")
 
 
+def test_a_folder_below_a_file_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written") as caught:
+        publish(tmp_path / "file" / "model" / "target", "new")
+    assert "--out" in caught.value.fix
+
+
 @pytest.mark.parametrize("path", ["n" * 300, f"{'n' * 300}/model/target"])
 def test_a_name_that_is_too_long_is_the_users_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written: File name too long") as caught:
@@ -166,6 +199,11 @@ def test_a_failed_proof_publishes_nothing_and_keeps_the_old(tmp_path: Path, monk
     monkeypatch.setattr("deploy_kit.api.locate", lambda *args: None)
     with pytest.raises(ProofError):
         export(load_tiny(), "onnx", out=tmp_path, force=True)
+    with pytest.raises(ProofError):
+        export(load_tiny(), "onnx", out=tmp_path / "new")
+    with pytest.raises(UserError, match="no option"):
+        export(load_tiny(), "onnx", out=tmp_path / "new", options={"opzet": 20})
+    assert not (tmp_path / "new").exists()
     assert published.main_file.read_bytes() == before
     assert contents(published.folder.parent) == ["onnx"]
 

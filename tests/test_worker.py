@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -59,6 +60,12 @@ def test_silent_failures_are_told() -> None:
 def test_a_result_that_is_no_json_is_told() -> None:
     with pytest.raises(WorkerError, match="result"):
         work("open(sys.argv[2], 'w').write('{half'); os._exit(0)")
+
+
+def test_a_full_disk_is_not_the_workers_failure() -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        work("raise OSError(28, os.strerror(28))")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_long_output_is_cut() -> None:

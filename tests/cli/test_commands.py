@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +292,24 @@ def test_tables_fit_a_narrow_terminal_without_losing_text(
     out = deploykit("inspect", tiny_onnx.folder).out
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 50
+
+
+@pytest.fixture(params=["missing", "none"])
+def no_temporary_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The folder for temporary files is gone, or there never was one that could be written."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone") if request.param == "missing" else None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+
+
+@pytest.mark.usefixtures("no_temporary_folder")
+@pytest.mark.parametrize("command", ["export", "verify", "run"])
+def test_temporary_files_that_cannot_be_written_are_the_users_error(
+    command: str, deploykit: Command, tiny_onnx: Artifact, photograph: Path, tmp_path: Path
+) -> None:
+    export = (*EXPORT, "-t", "onnx", "--out", tmp_path / "out")
+    words = {"export": export, "verify": ("verify", tiny_onnx.folder), "run": ("run", tiny_onnx.folder, photograph)}
+    ended = deploykit(*words[command])
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("error: temporary files cannot be written") == 1
+    assert "TMPDIR" in ended.err
+    assert not (tmp_path / "out").exists()

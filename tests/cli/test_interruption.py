@@ -60,5 +60,6 @@ def test_an_interrupted_export_cleans_up(number: signal.Signals, code: int, stuc
     assert "Traceback" not in said
     assert ("interrupted" in said) == (number == signal.SIGINT)
     assert not is_running(int(pid.read_text()))
-    assert list(lite.iterdir()) == []
+    assert not lite.exists()
+    assert [path.name for path in out.iterdir()] == [old.manifest.model.name]
     assert open_artifact(old.folder).manifest == old.manifest

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
-from deploy_kit.artifact import open_artifact
-from tests.cli.support import PROGRAM, ROOT, environment, program
+from deploy_kit.artifact import Artifact, open_artifact
+from tests.cli.support import PROGRAM, ROOT, Ended, environment, program
 from tests.support import TINY, TINY_SIZE
 
 COMMANDS = ("export", "fuse", "verify", "inspect", "run", "models", "targets", "doctor")
@@ -74,19 +76,47 @@ def test_it_works_from_any_folder_with_results_and_progress_apart(tmp_path: Path
 
 FULL = """
 mount -t tmpfs -o size=8k tmpfs {folder} && export TMPDIR={folder} || exit 99
-{program} export {model} -t {target} --input-size {size} --out {folder}/out --json
-code=$?; find {folder} -type f -size +0; exit $code
+{program} {words} --json
+code=$?; find {folder} -mindepth 1; exit $code
 """
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
-@pytest.mark.parametrize("target", ["onnx", "torchscript-lite"])
-def test_a_full_disk_is_one_error_and_leaves_nothing(target: str, tmp_path: Path) -> None:
-    script = FULL.format(program=PROGRAM, folder=tmp_path, model=TINY, target=target, size=TINY_SIZE)
-    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+def on_a_full_disk(folder: Path, *words: object) -> Ended:
+    """Run the real program with a full disk at ``folder``, also for temporary files; it prints what is left there."""
+    folder.mkdir()
+    script = FULL.format(program=PROGRAM, folder=folder, words=shlex.join(map(str, words)))
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip("mounts are not allowed here")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "error: there is no space left" in done.stderr
-    assert "Traceback" not in done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def assert_one_error(ended: Ended) -> None:
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.count("error: there is no space left") == 1
+    assert "TMPDIR" in ended.err
+    assert "Traceback" not in ended.err
+
+
+NEEDS_MOUNTS = pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a mount of its own")
+
+
+@NEEDS_MOUNTS
+@pytest.mark.parametrize("target", ["onnx", "torchscript-lite"])
+def test_a_full_disk_is_one_error_and_leaves_nothing(target: str, tmp_path: Path) -> None:
+    words = ("export", TINY, "-t", target, "--input-size", TINY_SIZE, "--out", tmp_path / "full" / "out")
+    assert_one_error(on_a_full_disk(tmp_path / "full", *words))
+
+
+@NEEDS_MOUNTS
+@pytest.mark.parametrize(("command", "artifact"), [("verify", "tiny_onnx"), ("run", "tiny_lite")])
+def test_verify_and_run_on_a_full_disk_are_one_error(
+    command: str, artifact: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    made: Artifact = request.getfixturevalue(artifact)
+    image = tmp_path / "image.png"
+    PIL.Image.new("RGB", (48, 48)).save(image)
+    ended = on_a_full_disk(tmp_path / "full", command, made.folder, *([image] if command == "run" else []))
+    assert_one_error(ended)
+    assert "--out" not in ended.err

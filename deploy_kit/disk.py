@@ -1,0 +1,52 @@
+"""Errors of a full disk and of the folder for temporary files, which any stage of any command can meet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy_kit.errors import DeployKitError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain(error: OSError) -> DeployKitError | None:
+    """What to tell of a full disk or a temporary folder that cannot be used; None for every other error."""
+    folder = temporary_folder()
+    if error.errno in FULL:
+        return DeployKitError(
+            f"there is no space left for temporary files in {str(folder)!r}",
+            fix="free some space, or name another temporary folder in TMPDIR",
+        )
+    reason = error.strerror or str(error)
+    named = isinstance(error.filename, str) and Path(error.filename).is_relative_to(folder)
+    if named or reason.startswith("No usable temporary directory"):
+        return UserError(
+            f"temporary files cannot be written in {str(folder)!r}: {reason}",
+            fix="name a folder that can be written, on a disk with space left, in TMPDIR",
+        )
+    return None
+
+
+def temporary_folder() -> Path:
+    """Where temporary files go, or would go if they could."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return Path(os.environ.get("TMPDIR", "/tmp"))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise what `explain` tells of an error in the body instead of it."""
+    try:
+        yield
+    except OSError as error:
+        told = explain(error)
+        if told is None:
+            raise
+        raise told from error
