@@ -23,6 +23,7 @@ from deploy_kit.models.levit_layers import (
     Residual,
     Rule,
     Size,
+    attend,
     conv_stem,
     convert_biases,
     rename,
@@ -91,8 +92,8 @@ class CascadedGroupAttention(BiasedAttention):
             group = group + outputs[-1] if outputs else group
             q, k, v = project(group).split((KEY_DIM, KEY_DIM, self.value_dim), 1)
             q, k, v = local(q).flatten(2), k.flatten(2), v.flatten(2)
-            weights = ((q.transpose(1, 2) @ k) * self.scale + bias[head]).softmax(-1)
-            outputs.append((v @ weights.transpose(1, 2)).reshape(-1, self.value_dim, *self.resolution))
+            attended = attend(q, k, v, self.scale, bias[head])
+            outputs.append(attended.reshape(-1, self.value_dim, *self.resolution))
         return self.proj(torch.cat(outputs, 1))
 
 

@@ -106,9 +106,9 @@ class BiasedAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor) -> Tensor:
-    """Attention on ``[B, heads, channels, tokens]``, of which the result has v's channels and q's tokens."""
-    weights = ((q.transpose(2, 3) @ k) * scale + bias).softmax(-1)
-    return v @ weights.transpose(2, 3)
+    """Attention on ``[..., channels, tokens]``, of which the result has v's channels and q's tokens."""
+    weights = ((q.transpose(-2, -1) @ k) * scale + bias).softmax(-1)
+    return v @ weights.transpose(-2, -1)
 
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
