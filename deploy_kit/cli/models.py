@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,6 @@ from deploy_kit.cli.parameters import Json
 
 if TYPE_CHECKING:
     from deploy_kit.models.registry import Latency
-
-
-NARROW = 30
-"""Columns for a sentence of the table: names stay whole beside two of them."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,8 @@ def command(json: Json = False) -> None:
                 f"{row.parameters:,}",
                 row.input_size,
                 giga(row.macs),
-                _narrow(row.quality),
-                _narrow(_latency(row)),
+                row.quality,
+                _latency(row),
                 shorten(row.paper),
             )
             for row in rows
@@ -106,10 +101,6 @@ def _latency(row: ModelRow) -> str | None:
         return None
     source = row.published_latency.source
     return f"{row.latency} ({'paper' if source == row.paper else shorten(source)})"
-
-
-def _narrow(text: str | None) -> str | None:
-    return None if text is None else textwrap.fill(text, NARROW, break_on_hyphens=False)
 
 
 def shorten(source: str) -> str:

@@ -5,47 +5,24 @@ import torch
 from torch import nn
 
 from deploy_kit.errors import UserError
-from deploy_kit.models import create_model, get_architecture, load_checkpoint
-from tests.golden.golden import Golden
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+from deploy_kit.models import create_model, get_architecture
+from tests.models.faithful import activations, golden_error, golden_layout, layout, run
 
 
 @pytest.mark.parametrize("name", ["edgevit_xxs", "edgevit_s"])
 def test_computes_what_the_published_implementation_computes(name: str) -> None:
-    golden = Golden.load(name)
-    model = create_model(name)
-    load_checkpoint(model, golden.state_dict())
-    model.double()
-    for inputs, (expected,) in golden.cases():
-        with torch.no_grad():
-            error = (model(*inputs) - expected).abs().max() / expected.abs().max()
-        assert error <= 1e-9
+    assert golden_error(name) <= 1e-9
 
 
 @pytest.mark.parametrize("name", ["edgevit_xxs", "edgevit_s"])
 def test_has_the_keys_shapes_and_types_of_official_checkpoints(name: str) -> None:
-    layout = {key: (tuple(shape), dtype) for key, shape, dtype in Golden.load(name).meta["layout"]}
-    own = {
-        key: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for key, value in create_model(name).state_dict().items()
-    }
-    assert own == layout
-
-
-def test_has_the_published_number_of_parameters() -> None:
-    for name in ("edgevit_xxs", "edgevit_s"):
-        assert parameters(create_model(name)) == Golden.load(name).parameters
-    assert parameters(create_model("edgevit_xs")) == 6_770_056
+    assert layout(create_model(name)) == golden_layout(name)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (256, 224)])
 def test_takes_any_multiple_of_32(size: tuple[int, int]) -> None:
     model = create_model("edgevit_xxs", input_size=size, num_classes=7)
-    with torch.no_grad():
-        assert model(torch.zeros(2, 3, *size)).shape == (2, 7)
+    assert run(model, torch.zeros(2, 3, *size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("size", [0, -32, 100, (224, 230), (16, 224)])
@@ -60,10 +37,7 @@ def test_refuses_other_sizes_and_says_which_it_takes(size: int | tuple[int, int]
     [(None, nn.GELU), ("gelu", nn.GELU), ("relu", nn.ReLU), ("hardswish", nn.Hardswish), ("silu", nn.SiLU)],
 )
 def test_has_the_chosen_activation_in_every_mlp(activation: str | None, layer: type[nn.Module]) -> None:
-    model = create_model("edgevit_xxs", activation=activation)
-    activations = [module for name, module in model.named_modules() if name.endswith("mlp.act")]
-    assert len(activations) == 7 + 5
-    assert {type(module) for module in activations} == {layer}
+    assert activations(create_model("edgevit_xxs", activation=activation)) == {layer: 7 + 5}
 
 
 def test_activations_change_no_weight() -> None:

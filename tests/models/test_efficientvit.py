@@ -16,33 +16,9 @@ from deploy_kit.models import create_model, get_architecture
 from deploy_kit.models.efficientvit import SEGMENTATIONS, LiteMLA, Upsample
 from deploy_kit.models.layers import randomize_
 from deploy_kit.statistics import count
-from tests.models.faithful import golden_error, golden_layout, graph_of, layout, macs, parameters, shape_arithmetic
+from tests.models.faithful import activations, check_graph, golden_error, golden_layout, graph_of, layout, run
 
 GOLDEN = ["efficientvit_b0", "efficientvit_b1", "efficientvit_l1", "efficientvit_seg_b0_cityscapes"]
-
-PARAMETERS = {
-    "efficientvit_b0": 3_410_008,
-    "efficientvit_b1": 9_102_024,
-    "efficientvit_b2": 24_330_712,
-    "efficientvit_b3": 48_646_056,
-    "efficientvit_l1": 52_654_088,
-    "efficientvit_l2": 63_707_016,
-    "efficientvit_l3": 246_037_288,
-    "efficientvit_seg_b0_cityscapes": 706_691,
-    "efficientvit_seg_b1_cityscapes": 4_803_443,
-    "efficientvit_seg_b2_cityscapes": 15_323_779,
-    "efficientvit_seg_b3_cityscapes": 39_603_155,
-    "efficientvit_seg_l1_cityscapes": 40_242_227,
-    "efficientvit_seg_l2_cityscapes": 52_607_923,
-    "efficientvit_seg_b1_ade20k": 4_791_414,
-    "efficientvit_seg_b2_ade20k": 15_293_382,
-    "efficientvit_seg_b3_ade20k": 39_546_198,
-    "efficientvit_seg_l1_ade20k": 40_409_526,
-    "efficientvit_seg_l2_ade20k": 51_462_454,
-}
-
-EXACT_MACS = {"efficientvit_b0": 0.10e9, "efficientvit_b3": 3.95e9, "efficientvit_l3": 27.6e9}
-"""Where the authors publish none, or round by more than 1%."""
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -55,11 +31,6 @@ def test_has_the_keys_shapes_and_types_of_official_checkpoints(name: str) -> Non
     assert layout(create_model(name)) == golden_layout(name)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_has_the_published_number_of_parameters(name: str) -> None:
-    assert parameters(name) == PARAMETERS[name]
-
-
 def of_enlargement(name: str) -> int:
     """The products with bicubic matrices, which the authors do not count: columns, then rows, of 1/32 and 1/16."""
     if name not in SEGMENTATIONS:
@@ -69,30 +40,13 @@ def of_enlargement(name: str) -> int:
     return SEGMENTATIONS[name].width * sum(pixels)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == "efficientvit_seg_b0_cityscapes" else pytest.mark.slow)
-        for name in PARAMETERS
-    ],
-)
-def test_has_the_published_multiply_accumulates(name: str) -> None:
-    published = EXACT_MACS.get(name) or get_architecture(name).published.macs
-    assert macs(name) - of_enlargement(name) == pytest.approx(published, rel=0.01)
-
-
 def test_its_graph_has_four_axes_at_most_and_no_shape_arithmetic() -> None:
-    graph = graph_of("efficientvit_b0")
-    statistics = count(graph)
-    assert statistics.largest_rank == 4
-    assert shape_arithmetic(graph) == []
-    assert statistics.macs == pytest.approx(0.10e9, rel=0.01)
+    check_graph(graph_of("efficientvit_b0"))
 
 
 def test_so_has_that_of_segmentation_with_a_free_batch_and_nothing_bicubic() -> None:
     graph = graph_of("efficientvit_seg_b0_cityscapes", input_size=(64, 96), dynamic_batch=True)
-    assert count(graph).largest_rank == 4
-    assert shape_arithmetic(graph) == []
+    check_graph(graph)
     assert not any("bicubic" in name for name in count(graph).operators)
     products = [node for node in graph.nodes if node.op == "call_function" and "linear" in str(node.target)]
     assert {rank(node) for node in products} == {3}  # PyTorch 1.13's own, prepacked, are wrong on images
@@ -143,15 +97,13 @@ def test_nor_does_it_in_onnx(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (50, 71), (96, 64)])
 def test_classifies_images_of_any_size(size: tuple[int, int]) -> None:
     model = create_model("efficientvit_b0", input_size=size, num_classes=7)
-    with torch.no_grad():
-        assert model(torch.zeros(2, 3, *size)).shape == (2, 7)
+    assert run(model, torch.zeros(2, 3, *size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 160)])
 def test_segments_images_whose_sides_are_multiples_of_32(size: tuple[int, int]) -> None:
     model = create_model("efficientvit_seg_b0_cityscapes", input_size=size, num_classes=7)
-    with torch.no_grad():
-        assert model(torch.zeros(2, 3, *size)).shape == (2, 7, size[0] // 8, size[1] // 8)
+    assert run(model, torch.zeros(2, 3, *size)).shape == (2, 7, size[0] // 8, size[1] // 8)
 
 
 def test_refuses_to_segment_other_sizes_and_says_which_it_takes() -> None:
@@ -164,6 +116,4 @@ def test_refuses_to_segment_other_sizes_and_says_which_it_takes() -> None:
     ("activation", "layer"), [(None, nn.Hardswish), ("relu", nn.ReLU), ("gelu", nn.GELU), ("silu", nn.SiLU)]
 )
 def test_has_the_chosen_activation_in_place_of_the_authors(activation: str | None, layer: type[nn.Module]) -> None:
-    kinds = [type(module) for module in create_model("efficientvit_b0", activation=activation).modules()]
-    assert kinds.count(layer) == 24
-    assert layer is nn.Hardswish or nn.Hardswish not in kinds
+    assert activations(create_model("efficientvit_b0", activation=activation)) == {layer: 24}

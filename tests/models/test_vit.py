@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from deploy_kit.errors import MissingDependencyError, UserError
-from deploy_kit.models import create_model, get_architecture, load_checkpoint
+from deploy_kit.models import create_model, load_checkpoint
 from deploy_kit.timm_models import create_timm_model
 from tests.golden.golden import Golden
-from tests.models.faithful import golden_error, golden_layout, layout, macs, parameters
-from tests.models.levit_family import activations, check_deploys, run
-
-PARAMETERS = {"deit_tiny": 5_717_416, "deit_small": 22_050_664, "deit_base": 86_567_656, "vit_base": 86_567_656}
+from tests.models.faithful import activations, check_deploys, golden_error, golden_layout, layout, run
 
 
 def test_computes_what_the_published_implementation_computes() -> None:
@@ -24,21 +21,6 @@ def test_computes_what_the_published_implementation_computes() -> None:
 
 def test_has_the_keys_shapes_and_types_of_official_checkpoints() -> None:
     assert layout(create_model("deit_tiny")) == golden_layout("deit_tiny")
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_has_the_published_number_of_parameters(name: str) -> None:
-    assert parameters(name) == PARAMETERS[name]
-
-
-@pytest.mark.parametrize(
-    "name", ["deit_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PARAMETERS)[1:])]
-)
-def test_has_the_published_multiply_accumulates(name: str) -> None:
-    """Published to one digit after the point: DeiT-Ti's 1.254 G as 1.3 G."""
-    published = get_architecture(name).published.macs
-    assert published is not None
-    assert round(macs(name) / 1e9, 1) == published / 1e9
 
 
 def test_its_graph_has_four_axes_at_most_and_no_shapes() -> None:
