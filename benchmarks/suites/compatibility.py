@@ -99,11 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def smallest(models: Sequence[str]) -> list[str]:
     """The model with the fewest parameters of each family: of each file, and in it of each kind of result."""
+    parameters = {name: get_architecture(name).parameters for name in models}
     families: dict[tuple[str, bool], str] = {}
     for name in models:
         architecture = get_architecture(name)
         family = (architecture.build.__module__, architecture.published.quality is None)
-        if family not in families or architecture.parameters < get_architecture(families[family]).parameters:
+        if family not in families or parameters[name] < parameters[families[family]]:
             families[family] = name
     return [name for name in models if name in families.values()]
 
