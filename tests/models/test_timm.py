@@ -20,8 +20,7 @@ from deploy_kit.models import create_model, get_architecture, list_models, load_
 from deploy_kit.models.layers import randomize_
 from deploy_kit.sources import hash_state, load_model
 from deploy_kit.timm_models import create_timm_model
-from tests.models.faithful import parameters
-from tests.models.levit_family import relative, run
+from tests.models.faithful import parameters, relative, run
 
 NAMES = [name for name in list_models() if get_architecture(name).timm is not None]
 LARGE = 30e6
