@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def _root_cause(error: BaseException) -> str:
 
 def main() -> None:
     logging.disable(logging.WARNING)  # of packages that ExecuTorch imports and does not use here
+    warnings.simplefilter("ignore")  # of torch about itself: they would be the last words
     job = json.loads(Path(sys.argv[1]).read_text())
     jobs = {"lower": lower, "run": run, "check_bundle": check_bundle, "bench": bench}
     try:

@@ -28,6 +28,7 @@ from deploy_kit.fusion.rewrite import Pass, Rewrite
 from deploy_kit.fusion.sink_permutations import sink_permutations
 from deploy_kit.fusion.slice_before_layer_norm import slice_before_layer_norm
 from deploy_kit.fusion.slice_into_pointwise_conv import slice_into_pointwise_conv
+from deploy_kit.fusion.softmax_in_three_axes import softmax_in_three_axes
 from deploy_kit.fusion.split_joint_projection import split_joint_projection
 from deploy_kit.fusion.strided_slice_to_depthwise_conv import strided_slice_to_depthwise_conv
 from deploy_kit.fusion.transposed_conv_to_product import transposed_conv_to_product
@@ -62,6 +63,7 @@ PASSES: dict[str, Pass] = {
         widen_transposed_conv_groups,
         mean_keeps_dims,
         matmul_to_bmm,
+        softmax_in_three_axes,
         channels_last_input,
         elementwise_in_place,
     )

@@ -81,6 +81,23 @@ def test_the_bundled_program_expects_what_the_program_returns(artifact: Artifact
     assert target.work(job, "check the bundle") == {"problem": None}
 
 
+class Attention(nn.Module):
+    """Weights from a convolution, along the last axis of an image: what ExecuTorch alone computes wrongly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).softmax(-1)
+
+
+def test_softmax_after_a_convolution_is_right(installed: None, tmp_path: Path) -> None:
+    loaded = load_model(random(Attention()), input_size="1x3x16x16")
+    placement = export_to(tmp_path, loaded, "executorch").manifest.details["placement"]
+    assert (placement["subgraphs"], placement["undelegated"]) == (1, {})
+
+
 @pytest.fixture(scope="session")
 def portable(installed: None, shared: Path) -> Path:
     def make(folder: Path) -> None:
