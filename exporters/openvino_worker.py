@@ -63,10 +63,88 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": samples}
 
 
+def profile(job: dict[str, Any]) -> dict[str, Any]:
+    """Time a model's operators with OpenVINO's counters, and in turn whole inferences without them.
+
+    The counters say the mean of all inferences so far, in whole microseconds; from what they say after the warm-up
+    and at the end follows the mean of those between.
+
+    Returns:
+        ``plain`` and ``profiled``: seconds of each inference. ``operators``: of each that ran its ``operator``, the
+        ``names`` of the layers that it stands for, its mean ``us`` (one) and the ``bytes`` of its inputs, weights and
+        outputs. ``dataflow``: the file's own layers, in order.
+    """
+    core = openvino.Core()
+    try:
+        model = core.read_model(job["model"])
+    except RuntimeError as error:
+        raise SystemExit(f"{NOT_LOADED}: {error}") from error
+    common = {"INFERENCE_NUM_THREADS": job["threads"], "NUM_STREAMS": 1}
+    common |= {"INFERENCE_PRECISION_HINT": "f32"} if job["float32"] else {}
+    compiled = core.compile_model(model, "CPU", {**common, "PERF_COUNT": True})
+    plain, profiled = core.compile_model(model, "CPU", common).create_infer_request(), compiled.create_infer_request()
+    with np.load(job["inputs"]) as given:
+        inputs = [given[name] for name in given.files if name.startswith("0:")]
+    warmup, turns = job["warmup"], job["warmup"] + job["iterations"]
+    seconds: dict[str, list[float]] = {"plain": [], "profiled": []}
+    before: dict[str, float] = {}
+    for turn in range(turns):
+        if turn == warmup:
+            before = {found.node_name: _microseconds(found) for found in profiled.profiling_info} if turn else {}
+        for name, request in (("plain", plain), ("profiled", profiled)):
+            start = time.perf_counter()
+            request.infer(inputs)
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    layers = {layer.get_friendly_name(): layer for layer in compiled.get_runtime_model().get_ordered_ops()}
+    operators = []
+    for found in profiled.profiling_info:
+        if found.node_type in PLUMBING or "NOT_RUN" in str(found.status):
+            continue
+        layer = layers.get(found.node_name)
+        spent = _microseconds(found) * turns - before.get(found.node_name, 0.0) * warmup
+        operators.append(
+            {
+                "operator": found.node_type,
+                "names": [found.node_name, *_stands_for(layer)],
+                "us": [max(0.0, spent / job["iterations"])],
+                "bytes": None if layer is None else _bytes(layer),
+            }
+        )
+    dataflow = [
+        {
+            "names": [node.get_friendly_name()],
+            "inputs": [value.get_source_output().get_node().get_friendly_name() for value in node.inputs()],
+        }
+        for node in model.get_ordered_ops()
+    ]
+    version = openvino.__version__.split("-")[0]
+    return {"runtime": f"openvino {version}", **seconds, "operators": operators, "dataflow": dataflow}
+
+
+def _microseconds(found: Any) -> float:
+    return found.real_time.total_seconds() * 1e6
+
+
+def _stands_for(layer: Any) -> list[str]:
+    """The layers of the file that were fused into one of the compiled model."""
+    if layer is None or "originalLayersNames" not in layer.get_rt_info():
+        return []
+    return [name for name in str(layer.get_rt_info()["originalLayersNames"].astype(str)).split(",") if name]
+
+
+def _bytes(layer: Any) -> int | None:
+    """Bytes of a layer's inputs, weights and outputs; None where a size is free."""
+    values = [value.get_source_output() for value in layer.inputs()] + list(layer.outputs())
+    if any(value.get_partial_shape().is_dynamic for value in values):
+        return None
+    return sum(int(np.prod(value.get_shape())) * value.get_element_type().size for value in values)
+
+
 def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
-    result = {"convert": convert, "run": run, "bench": bench}[job["do"]](job)
+    result = {"convert": convert, "run": run, "bench": bench, "profile": profile}[job["do"]](job)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
 

@@ -20,10 +20,13 @@ NOT_LOADED = "the file cannot be loaded"
 """How the last words begin where onnxruntime refuses a file."""
 
 
-def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: str, threads: int, trace: str | None = None) -> onnxruntime.InferenceSession:
+    """A session of a file; with ``trace`` it is profiled, and that begins the name of the profile's file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, trace
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common type
@@ -74,6 +77,75 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": samples,
         "difference": {name: _difference(first, result) for name, result in results.items()},
     }
+
+
+def profile(job: dict[str, Any]) -> dict[str, Any]:
+    """Time a model's nodes with onnxruntime's profiler, and in turn whole inferences without it.
+
+    Returns:
+        ``plain`` and ``profiled``: seconds of each inference. ``operators``: of each node that ran its ``operator``,
+        its ``names`` (one), the ``us`` of each inference, the ``bytes`` of its activations and of its parameters
+        (less those that onnxruntime has packed), and its ``macs`` where they follow from shapes alone.
+        ``dataflow``: the nodes of ``job["graph"]``, an .onnx, in order.
+    """
+    import onnx
+
+    plain = _session(job["model"], job["threads"])
+    profiled = _session(job["model"], job["threads"], job["trace"])
+    feed = _feed(plain, _read(job["inputs"])[0])
+    seconds: dict[str, list[float]] = {"plain": [], "profiled": []}
+    for turn in range(job["warmup"] + job["iterations"]):
+        for name, session in (("plain", plain), ("profiled", profiled)):
+            start = time.perf_counter()
+            session.run(None, feed)
+            if turn >= job["warmup"]:
+                seconds[name].append(time.perf_counter() - start)
+    events = json.loads(Path(profiled.end_profiling()).read_text())
+    graph = onnx.load(job["graph"], load_external_data=False).graph
+    dataflow = [{"names": [node.name, *node.output], "inputs": list(node.input)} for node in graph.node]
+    operators = _timed_nodes(events, job["warmup"])
+    return {
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        **seconds,
+        "operators": operators,
+        "dataflow": dataflow,
+    }
+
+
+def _timed_nodes(events: list[dict[str, Any]], warmup: int) -> list[dict[str, Any]]:
+    """The nodes in a profile, with a time for each run after the first ``warmup``."""
+    suffix, runs = "_kernel_time", 0
+    nodes: dict[tuple[str, str], dict[str, Any]] = {}
+    for event in events:
+        runs += event["name"] == "model_run"
+        if event.get("cat") != "Node" or not event["name"].endswith(suffix) or runs < warmup:
+            continue
+        facts, name = event["args"], event["name"][: -len(suffix)]
+        node = nodes.setdefault(
+            (facts["node_index"], name),
+            {
+                "operator": facts["op_name"],
+                "names": [name],
+                "us": [],
+                "bytes": int(facts["activation_size"]) + int(facts["output_size"]),
+                "parameter_bytes": int(facts["parameter_size"]),
+                "macs": _product_macs(facts),
+            },
+        )
+        node["us"].append(event["dur"])
+    return list(nodes.values())
+
+
+def _product_macs(facts: dict[str, Any]) -> int | None:
+    """Multiply-accumulates of a matrix product, from the shapes of its left side and of its result."""
+    if facts["op_name"] not in ("MatMul", "FusedMatMul", "Gemm"):
+        return None
+    (left,), (result,) = facts["input_type_shape"][0].values(), facts["output_type_shape"][0].values()
+    if len(left) < 2 or len(result) < 2:
+        return None
+    if result[-2] not in left[-2:]:
+        return None
+    return int(np.prod(result)) * (left[-1] if result[-2] == left[-2] else left[-2])
 
 
 def _difference(expected: list[np.ndarray], got: list[np.ndarray]) -> float | None:
@@ -159,7 +231,7 @@ def _first_line(error: Exception) -> str:
 def main() -> None:
     with open(sys.argv[1]) as file:
         job = json.load(file)
-    jobs = {"run": run, "bench": bench, "check": check, "simplify": simplify, "convert": convert}
+    jobs = {"run": run, "bench": bench, "profile": profile, "check": check, "simplify": simplify, "convert": convert}
     result = jobs[job["do"]](job)
     with open(sys.argv[2], "w") as file:
         json.dump(result, file)
