@@ -1,7 +1,7 @@
 # `make edgevit_s` exports the model; `make test` passes the tests. Both set everything up first.
 PYTHON ?= python3
 
-.PHONY: edgevit_s test lint benchmark
+.PHONY: edgevit_s test lint benchmark compatibility
 
 edgevit_s: .venv/ready
 	.venv/bin/deploykit export edgevit_s --target torchscript-lite --force
@@ -16,6 +16,9 @@ lint: .venv/ready
 
 benchmark: .venv/ready
 	.venv/bin/python -m deploy_kit.benchmarks.suites.edgevit_torchscript_lite
+
+compatibility: .venv/targets
+	.venv/bin/python -m deploy_kit.benchmarks.suites.compatibility --check --jobs 2 --budget 1500 --limit 900
 
 # The optional targets, so that their tests run; without one of them they skip, and say why.
 .venv/targets: .venv/ready

@@ -1,19 +1,24 @@
 """The compatibility matrix: every reference model exported to every installed target, and proven.
 
     python -m deploy_kit.benchmarks.suites.compatibility --smallest
+    python -m deploy_kit.benchmarks.suites.compatibility --check --budget 1800   # what CI runs: make compatibility
 
 Each export runs in a process of its own, with a time limit. What came of it replaces what is known of that model and
 target in ``docs/compatibility.json``; the rest stays, such as the results of targets that are not installed here. The
 table in ``docs/compatibility.md`` is written from it after each export, so that a run may be ended at any time.
+With ``--check`` nothing is written, and what came of each is compared with what is known.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +44,8 @@ TABLE = "compatibility"
 PAGE = f"""# Compatibility
 
 Each reference model at its default size and precision, with seeded random weights, exported to each target and proven
-against the model in float64; the figure is the signal-to-noise ratio. This command writes the table:
+against the model in float64; the figure is the signal-to-noise ratio. This command writes the table, and `make
+compatibility` checks in CI that the smallest model of each family, and as many others as time allows, still do as well:
 
 ```sh
 python -m deploy_kit.benchmarks.suites.compatibility
@@ -67,34 +73,54 @@ class Cell:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fill the matrix and print what was tried; 1 where something of it failed."""
+    """Fill the matrix and print what was tried; 1 where something of it failed, or is worse than what is known."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", help="none is all reference models")
     parser.add_argument("--targets", nargs="+", help="none is all installed targets")
     parser.add_argument("--smallest", action="store_true", help="of the models, the smallest of each family")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where an outcome is worse than known")
+    parser.add_argument("--budget", type=int, help="seconds after which only the smallest of each family are begun")
+    parser.add_argument("--jobs", type=int, default=1, help="exports at a time")
     parser.add_argument("--limit", type=int, default=1800, help="seconds until an export is ended")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder of compatibility.md and .json")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     chosen = parser.parse_args(arguments)
     models = [get_architecture(name).name for name in chosen.models or list_models()]
-    models = smallest(models) if chosen.smallest else models
+    first = smallest(models)
+    models = first if chosen.smallest else [*first, *(name for name in models if name not in first)]
     targets = installed(chosen.targets)
-    cells = read_cells(chosen.docs)
+    known = cells = read_cells(chosen.docs)
+    end = time.monotonic() + (chosen.budget or math.inf)
+
+    def attempt(pair: tuple[str, str]) -> Cell | None:
+        model, target = pair
+        if model not in first and time.monotonic() > end:
+            return None
+        start = time.perf_counter()
+        cell = measure(model, target, chosen.limit)
+        seconds = time.perf_counter() - start
+        print(f"{model}, {target}: {seconds:.1f} s, {describe(cell)}", file=sys.stderr, flush=True)
+        return cell
+
     tried = []
-    for model in models:
-        for target in targets:
-            print(f"{model}, {target} ...", file=sys.stderr, flush=True)
-            start = time.perf_counter()
-            cell = measure(model, target, chosen.limit)
-            print(f"  {time.perf_counter() - start:6.1f} s  {describe(cell)}", file=sys.stderr, flush=True)
-            tried.append(cell)
-            cells = merge(cells, [cell])
-            write_docs(cells, chosen.docs)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for cell in pool.map(attempt, itertools.product(models, targets)):
+            tried += [] if cell is None else [cell]
+            if cell is not None and not chosen.check:
+                cells = merge(cells, [cell])
+                write_docs(cells, chosen.docs)
     if chosen.json:
         print(json.dumps([asdict(cell) for cell in tried], indent=2))
     else:
         _print(tried, models, targets)
-    return 0 if all(cell.outcome in GOOD for cell in tried) else 1
+    bad = worse(tried, known) if chosen.check else [cell for cell in tried if cell.outcome not in GOOD]
+    return 1 if bad else 0
+
+
+def worse(tried: Iterable[Cell], known: Iterable[Cell]) -> list[Cell]:
+    """The cells that failed, where it is not known that they do."""
+    failing = {(cell.model, cell.target): cell.outcome for cell in known if cell.outcome not in GOOD}
+    return [cell for cell in tried if cell.outcome not in (*GOOD, failing.get((cell.model, cell.target)))]
 
 
 def smallest(models: Sequence[str]) -> list[str]:
@@ -230,7 +256,7 @@ def _measured(target: str, cells: Sequence[Cell]) -> str:
 
 def _print(cells: Sequence[Cell], models: Sequence[str], targets: Sequence[str]) -> None:
     table = {(cell.model, cell.target): describe(cell) for cell in cells}
-    rows = [(model, *(table[model, target] for target in targets)) for model in models]
+    rows = [(model, *(table.get((model, target)) for target in targets)) for model in models]
     print_table("outcomes, with the SNR against float64", ["model", *targets], rows)
     for cell in cells:
         if cell.outcome not in GOOD:

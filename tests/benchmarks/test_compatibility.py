@@ -70,6 +70,40 @@ def test_a_failed_export_is_a_cell_and_an_exit_code(
     assert suite.read_cells(tmp_path) == [FAILED]
 
 
+@pytest.mark.parametrize(
+    ("known", "code"),
+    [([FAILED], 0), ([], 1), ([Cell("edgevit_xxs", "onnx", "ok")], 1), ([Cell("edgevit_xxs", "onnx", "lossy")], 1)],
+)
+def test_a_check_fails_where_an_outcome_is_worse_than_known_and_writes_nothing(
+    known: list[Cell], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "measure", lambda model, target, limit: FAILED)
+    suite.write_docs(known, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    given = ["--models", "edgevit_xxs", "--targets", "onnx", "--docs", str(tmp_path), "--check"]
+    assert suite.main(given) == code
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_the_smallest_of_each_family_come_first_and_whatever_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def measure(model: str, target: str, limit: int) -> Cell:
+        tried.append(model)
+        return Cell(model, target, "ok")
+
+    monkeypatch.setattr(suite, "measure", measure)
+    given = ["--models", "edgevit_s", "edgevit_xxs", "levit_256", "levit_128s", "--targets", "onnx"]
+    assert suite.main([*given, "--docs", str(tmp_path)]) == 0
+    assert tried == ["edgevit_xxs", "levit_128s", "edgevit_s", "levit_256"]
+    tried.clear()
+    monkeypatch.setattr(suite.time, "monotonic", iter(range(0, 1000, 10)).__next__)
+    assert suite.main([*given, "--docs", str(tmp_path), "--budget", "5"]) == 0
+    assert tried == ["edgevit_xxs", "levit_128s"]
+
+
 def test_new_cells_take_the_place_of_old_ones_in_the_order_of_the_models() -> None:
     new = Cell("edgevit_xxs", "onnx", "ok", 120.0)
     other = Cell("edgevit_s", "onnx", "ok", 119.0)
