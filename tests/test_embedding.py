@@ -71,6 +71,20 @@ def test_it_computes_what_the_model_computes_of_the_preprocessed_image(model: nn
         assert torch.allclose(inside.module(given), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_of_bgr_takes_pixels_in_rgb() -> None:
+    outside = load_tiny()
+    assert outside.preprocessing is not None
+    bgr = outside.preprocessing.model_copy(update={"color": "BGR", "mean": (0.1, 0.2, 0.3)})
+    outside = LoadedModel(outside.module, outside.record, bgr)
+    inside = embed_preprocessing(outside)
+    assert inside.preprocessing is not None
+    assert inside.preprocessing.color == "RGB"
+    image = PIL.Image.fromarray(load_sample_image("flower.jpg"))
+    with torch.no_grad():
+        expected = outside.module(bgr.apply(image))
+        assert torch.allclose(inside.module(inside.preprocessing.apply(image)), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_each_channel_has_its_own_mean_and_deviation() -> None:
     preprocessing = Preprocessing(resize=2, crop=(1, 1), mean=(0.1, 0.2, 0.4), std=(0.5, 0.25, 2.0))
     out = WithPreprocessing(nn.Identity(), preprocessing)(
