@@ -22,6 +22,9 @@ REACH = 4
 SUFFIXES = ("_nchwc", "/WithoutBiases")
 """What runtimes append to the name of a node that they rewrite; also anything after ``/`` or ``_token_``."""
 
+CASTS = "InsertedPrecisionFreeCast_"
+"""How the names begin of what onnxruntime computes in float32 for lack of fp16."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -172,7 +175,7 @@ class Attribution:
 
 def _forms(name: str) -> list[str]:
     """A name, and what it was before the runtime added to it."""
-    short = name.split("/")[0].split("_token_")[0]
+    short = name.removeprefix(CASTS).split("/")[0].split("_token_")[0]
     for suffix in SUFFIXES:
         short = short.removesuffix(suffix)
     return [name] if short == name else [name, short]

@@ -28,6 +28,7 @@ ATEN = _table(
     "alias detach to _to_copy pad constant_pad_nd reflection_pad2d replication_pad2d repeat tile "
     "pixel_shuffle pixel_unshuffle flip native_channel_shuffle channel_shuffle index_select "
     "upsample_nearest2d getitem lift_fresh zeros zeros_like _cat item _local_scalar_dense set_ "
+    "_empty_affine_quantized q_scale q_zero_point int_repr "
     "broadcast_tensors movedim",
     normalisation="layer_norm native_layer_norm batch_norm native_batch_norm _batch_norm_impl_index group_norm "
     "native_group_norm instance_norm rms_norm _fused_rms_norm softmax _softmax log_softmax _log_softmax "

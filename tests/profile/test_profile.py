@@ -1,0 +1,179 @@
+"""A tiny model, profiled in each of the real runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import deploy_kit.profile
+from deploy_kit.api import fuse
+from deploy_kit.artifact import Artifact, open_artifact
+from deploy_kit.errors import ExportError, MissingDependencyError, UserError
+from deploy_kit.exporters import get_exporter
+from deploy_kit.outcome import Outcome
+from deploy_kit.profile import Profile, profile
+from deploy_kit.profile.roofline import Peaks
+from deploy_kit.profile.runtimes import require_profiler
+from deploy_kit.sources import load_model
+from deploy_kit.statistics import count
+from tests.support import TINY, TINY_SIZE, export_to, once
+
+MODULES = {"stem", "local.conv", "norm", "fc1", "fc2", "head", ""}
+PEAKS = Peaks(gflops=200.0, gbytes=20.0, products_by="torch")
+
+
+@pytest.fixture(scope="session")
+def tiny_openvino(shared: Path) -> Artifact:
+    pytest.importorskip("openvino")
+    loaded = load_model(TINY, input_size=TINY_SIZE)
+    folder = once(shared, "profiled_openvino", lambda out: export_to(out, loaded, "openvino"))
+    return open_artifact(folder / "tests.support.tiny" / "openvino")
+
+
+@pytest.fixture(scope="module")
+def profiled(request: pytest.FixtureRequest) -> Callable[[str], Profile]:
+    """The tiny model's profile by the name of its artifact's fixture, taken once; peaks are not measured."""
+    taken: dict[str, Profile] = {}
+
+    def take(name: str) -> Profile:
+        if name not in taken:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(deploy_kit.profile, "measure_peaks", lambda threads: PEAKS)
+                taken[name] = profile(request.getfixturevalue(name), iterations=3)
+        return taken[name]
+
+    return take
+
+
+ALL = ("tiny_onnx", "tiny_openvino", "tiny_lite")
+NAMED = ("tiny_onnx", "tiny_openvino")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shares_are_of_all_operators(profiled: Callable[[str], Profile], name: str) -> None:
+    found = profiled(name)
+    for parts in (found.kinds, found.by_operator, found.by_module):
+        assert sum(part.share or 0 for part in parts) == pytest.approx(1)
+        assert sum(part.ms for part in parts) == pytest.approx(found.operators_ms)
+        assert sum(part.calls for part in parts) == found.total.calls
+    assert found.memory_bound_share == pytest.approx(1 - found.compute_share)
+    assert 0 < found.compute_share < 1
+    assert found.plain_ms > 0
+    assert found.profiled_ms > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_operator_is_classified(profiled: Callable[[str], Profile], name: str) -> None:
+    found = profiled(name)
+    assert [operator.operator for operator in found.operators if operator.kind == "other"] == []
+    assert {part.name for part in found.kinds} == {"compute", "layout", "normalisation", "elementwise", "reduction"}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_operators_have_the_modules_and_the_arithmetic_of_the_fused_graph(
+    profiled: Callable[[str], Profile], name: str
+) -> None:
+    found = profiled(name)
+    graph = fuse(load_model(TINY, input_size=TINY_SIZE), found.target).after
+    compute = {operator.module: operator.macs for operator in found.operators if operator.kind == "compute"}
+    assert compute == {
+        "stem": 8 * 8 * 8 * 48,
+        "local.conv": 8 * 64 * 9,
+        "fc1": 64 * 8 * 16,
+        "fc2": 64 * 128,
+        "head": 80,
+    }
+    assert sum(operator.macs or 0 for operator in found.operators) == count(graph).macs == found.total.macs
+    assert {part.name for part in found.by_module} - {None} == MODULES
+    (norm,) = (part for part in found.by_module if part.name == "norm")
+    assert norm.kind == "normalisation"
+    assert found.without_module_share is not None
+    assert found.without_module_share < 1
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_bytes_are_those_of_inputs_weights_and_outputs(profiled: Callable[[str], Profile], name: str) -> None:
+    (fc1,) = (operator for operator in profiled(name).operators if operator.module == "fc1" and operator.macs)
+    assert fc1.bytes == 4 * (64 * 8 + 8 * 16 + 16 + 64 * 16)
+    assert profiled(name).total.bytes == sum(operator.bytes or 0 for operator in profiled(name).operators)
+
+
+def test_a_reshape_of_onnxruntime_moves_nothing(profiled: Callable[[str], Profile]) -> None:
+    reshapes = [operator for operator in profiled("tiny_onnx").operators if operator.operator == "Reshape"]
+    assert reshapes
+    assert {operator.bytes for operator in reshapes} == {0}
+
+
+def test_the_mobile_interpreter_tells_operators_alone_and_that_is_said(profiled: Callable[[str], Profile]) -> None:
+    found = profiled("tiny_lite")
+    graph = fuse(load_model(TINY, input_size=TINY_SIZE), found.target).after
+    assert {operator.module for operator in found.operators} == {None}
+    calls = {operator.operator.rpartition("::")[2]: operator.calls for operator in found.operators}
+    assert calls["gelu_"] == calls["native_layer_norm"] == 1
+    compute = next(part for part in found.kinds if part.kind == "compute")
+    assert compute.macs == found.total.macs == count(graph).macs
+    assert compute.rates.of_roofline is not None
+    assert found.total.bytes is None
+    assert found.total.rates.of_roofline is None
+    assert "no module" in found.notes[0]
+
+
+def test_attention_and_transposed_convolutions_are_attributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy_kit.profile, "measure_peaks", lambda threads: PEAKS)
+    loaded = load_model("tests.support:everything", input_size=TINY_SIZE)
+    artifact = export_to(tmp_path, loaded, "onnx", simplify=False)
+    found = profile(artifact, loaded=loaded, iterations=2)
+    assert sum(operator.macs or 0 for operator in found.operators) == found.total.macs
+    assert all(operator.macs for operator in found.operators if operator.kind == "compute")
+    modules = {operator.module for operator in found.operators if operator.kind == "compute"}
+    assert modules >= {"stem.0", "depthwise", "qkv", "proj", "up", "mix", "head"}
+
+
+def test_a_reduced_precision_has_no_share_of_float32_s_roofline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy_kit.profile, "measure_peaks", lambda threads: PEAKS)
+    loaded = load_model(TINY, input_size=TINY_SIZE)
+    artifact = export_to(tmp_path, loaded, "onnx", simplify=False, precision="fp16")
+    found = profile(artifact, loaded=loaded, iterations=2)
+    assert {part.rates.of_roofline for part in (found.total, *found.kinds)} == {None}
+    assert any("the peak is of float32" in note for note in found.notes)
+    assert sum(operator.macs or 0 for operator in found.operators) == found.total.macs
+
+
+@pytest.mark.parametrize("target", ["executorch", "coreml", "tensorrt"])
+def test_targets_without_a_profiler_say_why(target: str) -> None:
+    with pytest.raises(MissingDependencyError, match=f"the target {target} cannot be profiled: ") as error:
+        require_profiler(get_exporter(target))
+    assert error.value.outcome == Outcome.UNAVAILABLE
+    assert "onnx" in error.value.fix
+
+
+def test_a_target_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy_kit.exporters.openvino.find_openvino", lambda: None)
+    with pytest.raises(MissingDependencyError, match="needs openvino") as error:
+        require_profiler(get_exporter("openvino"))
+    assert "pip install" in error.value.fix
+
+
+def test_a_prepacked_file_needs_an_interpreter_with_xnnpack(
+    tiny_lite: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy_kit.exporters.mobile import interpreter
+
+    if not tiny_lite.manifest.details["prepacked"]:
+        pytest.skip("no interpreter here prepacks")
+    monkeypatch.setattr(interpreter, "_system_pythons", lambda: iter(()))
+    monkeypatch.delenv(interpreter.VARIABLE, raising=False)
+    with pytest.raises(UserError, match="prepacked"):
+        profile(tiny_lite, iterations=1)
+
+
+def test_a_worker_that_fails_is_an_error(tiny_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "worker.py").write_text("raise SystemExit('the file cannot be loaded: torn')")
+    monkeypatch.setattr("deploy_kit.exporters.onnx_file.WORKER", tmp_path / "worker.py")
+    with pytest.raises(ExportError, match="torn") as error:
+        profile(tiny_onnx, iterations=1)
+    assert error.value.outcome == Outcome.LOAD_FAILED
