@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deploy_kit.profile import Part, Profile
+    from deploy_kit.stages import Stages
 
 COLUMNS = ["calls", "ms", "share", "MMACs", "MB moved", "GFLOP/s", "GB/s", "FLOP/byte", "of roofline"]
 
@@ -46,58 +48,82 @@ def command(
     plot: Annotated[Path | None, typer.Option(help="Also draw the roofline into this .svg or .html file.")] = None,
     json: Json = False,
 ) -> None:
-    """Say where the time of an inference goes: by operator, by module, and by compute against memory-bound work."""
-    from deploy_kit.api import export
-    from deploy_kit.artifact import open_artifact
-    from deploy_kit.errors import UserError
-    from deploy_kit.exporters import get_exporter
-    from deploy_kit.manifest import MANIFEST
-    from deploy_kit.profile import profile
+    """Say where the time of an inference goes: by operator, by module, and by compute against memory-bound work.
+
+    GFLOP/s count two for each multiply-accumulate, and nothing else. Bytes are those of an operator's inputs, weights
+    and outputs, each once. The last column is the share of what this machine can reach at so many FLOP per byte, by
+    a large matrix product and a large copy that are measured with the same threads. A dash is what is not known.
+    """
     from deploy_kit.profile.plot import check_plot, write_plot
-    from deploy_kit.profile.runtimes import require_profiler
-    from deploy_kit.sources import load_model
 
     if plot is not None:
         check_plot(plot)
     with show_stages() as stages:
         if target is None:
-            if any(given is not None for given in (activation, num_classes, input_size)) or seed:
-                raise UserError(
-                    "an artifact has its model already: --activation, --num-classes, --input-size and --seed are for "
-                    "a MODEL",
-                    fix="leave them out, or name a --target to export the model to",
-                )
-            if not Path(source).exists():
-                raise UserError(
-                    f"there is no artifact at {source!r}", fix="name a --target to profile a model, or export it first"
-                )
-            found = profile(
-                open_artifact(source), weights=weights, threads=threads, iterations=iterations, stages=stages
-            )
+            _refuse(activation=activation, num_classes=num_classes, input_size=input_size, seed=seed or None)
+            found = _profile_artifact(source, weights, threads, iterations, stages)
         else:
-            if (Path(source) / MANIFEST).is_file():
-                raise UserError(f"{source!r} is an artifact, which has its target", fix="leave out --target")
-            require_profiler(get_exporter(target))
-            with stages.stage(f"load {source}"):
-                loaded = load_model(
-                    source,
-                    weights=weights,
-                    input_size=input_size,
-                    activation=activation,
-                    num_classes=num_classes,
-                    seed=seed,
-                )
-            with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-                artifact = export(loaded, target, out=scratch, stages=stages)
-                found = profile(artifact, loaded=loaded, threads=threads, iterations=iterations, stages=stages)
+            chosen = Chosen(weights, activation, num_classes, input_size, seed)
+            found = _profile_model(source, target, chosen, threads, iterations, stages)
         if plot is not None:
             write_plot(found, plot)
     if json:
         print_json(found)
     else:
         _report(found, top)
-    if plot is not None and not json:
-        print_line(f"roofline: {plot}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen of a model."""
+
+    weights: Path | None
+    activation: str | None
+    num_classes: int | None
+    input_size: str | None
+    seed: int
+
+
+def _refuse(**given: object) -> None:
+    """Raise `UserError` where something was chosen of the model of an artifact."""
+    from deploy_kit.errors import UserError
+
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise UserError(
+            f"an artifact has its model already: {' and '.join(names)} is for a MODEL",
+            fix="leave it out, or name a --target to export the model to",
+        )
+
+
+def _profile_artifact(source: str, weights: Path | None, threads: int, iterations: int, stages: Stages) -> Profile:
+    from deploy_kit.errors import UserError
+    from deploy_kit.profile import profile
+
+    if not Path(source).exists():
+        raise UserError(
+            f"there is no artifact at {source!r}", fix="name a --target to profile a model, or export it first"
+        )
+    return profile(source, weights=weights, threads=threads, iterations=iterations, stages=stages)
+
+
+def _profile_model(source: str, target: str, chosen: Chosen, threads: int, iterations: int, stages: Stages) -> Profile:
+    from deploy_kit.api import export
+    from deploy_kit.errors import UserError
+    from deploy_kit.exporters import get_exporter
+    from deploy_kit.manifest import MANIFEST
+    from deploy_kit.profile import profile
+    from deploy_kit.profile.runtimes import require_profiler
+    from deploy_kit.sources import load_model
+
+    if (Path(source) / MANIFEST).is_file():
+        raise UserError(f"{source!r} is an artifact, which has its target", fix="leave out --target")
+    require_profiler(get_exporter(target))
+    with stages.stage(f"load {source}"):
+        loaded = load_model(source, **vars(chosen))
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+        artifact = export(loaded, target, out=scratch, stages=stages)
+        return profile(artifact, loaded=loaded, threads=threads, iterations=iterations, stages=stages)
 
 
 def _report(found: Profile, top: int) -> None:

@@ -72,15 +72,17 @@ def write_plot(profile: Profile, path: Path) -> None:
 
 
 def draw(profile: Profile) -> str:
-    """The plot as SVG: a point for all, for all compute and for each operator with a known intensity; a bar for each
-    kind, and each operator, that is memory-bound and whose bytes are known."""
+    """The plot as SVG.
+
+    A point for all, and for each kind and operator that has arithmetic and known bytes; a bar for each that is
+    memory-bound, without arithmetic, and has known bytes.
+    """
     from jinja2 import Environment, PackageLoader
 
-    compute = [part for part in profile.kinds if part.kind == "compute"]
-    points = [part for part in (profile.total, *compute) if _has_point(part)]
+    points = [part for part in (profile.total, *profile.kinds) if _has_point(part)]
     points += [part for part in profile.by_operator if _has_point(part)][:SHOWN]
-    bars = [part for part in (*profile.kinds, *profile.by_operator[:]) if _has_bar(part)]
-    bars = bars[: len(MEMORY_BOUND) + SHOWN]
+    bars = [part for part in profile.kinds if _has_bar(part)]
+    bars += [part for part in profile.by_operator if _has_bar(part)][:SHOWN]
     x, y = _axes(profile, points)
     peaks = profile.peaks
     start = 10.0**x.first

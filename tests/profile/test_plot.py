@@ -29,6 +29,7 @@ COMPUTE = [
     part("MatMul<&>", "compute", 2.0, 98_000_000, 7_900_000),
     part("ConvTranspose", "compute", 1.0, 100_000, 1_000_000),
 ]
+ADDCMUL = part("addcmul", "elementwise", 0.5, 1_000_000, 16_000_000)
 MOVING = [part("Gelu", "elementwise", 1.0, 0, 17_000_000), part("Add", "elementwise", 0.5, 0, 20_000_000)]
 PROFILE = Profile(
     model="toy <&>",
@@ -51,7 +52,7 @@ PROFILE = Profile(
         part("layout", "layout", 1.5, 0, None),
         part("elementwise", "elementwise", 1.5, 0, 37_000_000),
     ],
-    by_operator=[*COMPUTE, *MOVING, part("Reshape", "layout", 1.5, 0, None)],
+    by_operator=[*COMPUTE, *MOVING, ADDCMUL, part("Reshape", "layout", 1.5, 0, None)],
     by_module=[],
     operators=[],
     notes=[],
@@ -70,7 +71,7 @@ def marks(root: ElementTree.Element, tag: str, kind: str) -> dict[str, ElementTr
 
 def test_every_part_with_an_intensity_is_a_point_and_what_only_moves_memory_is_a_bar() -> None:
     root = drawn()
-    assert set(marks(root, "circle", "point")) == {"all", "compute", *(each.name for each in COMPUTE)}
+    assert set(marks(root, "circle", "point")) == {"all", "compute", "addcmul", *(each.name for each in COMPUTE)}
     assert set(marks(root, "rect", "bar")) == {"elementwise", "Gelu", "Add"}
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]
     assert any(text == "toy <&> on onnx, fp32" for text in texts)
@@ -96,7 +97,7 @@ def test_labels_overlap_neither_points_nor_each_other() -> None:
     root = drawn()
     labels = [text for text in root.iter(f"{SVG}text") if text.get("class") == "label"]
     lines = sorted(float(text.get("y", 0)) for text in labels)
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert min(b - a for a, b in itertools.pairwise(lines)) >= 14
     rightmost = max(float(point.get("cx", 0)) + 5 for point in marks(root, "circle", "point").values())
     assert all(float(text.get("x", 0)) > rightmost for text in labels)
