@@ -102,12 +102,11 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
         if found.node_type in PLUMBING or "NOT_RUN" in str(found.status):
             continue
         layer = layers.get(found.node_name)
-        spent = _microseconds(found) * turns - before.get(found.node_name, 0.0) * warmup
         operators.append(
             {
                 "operator": found.node_type,
                 "names": [found.node_name, *_stands_for(layer)],
-                "us": [max(0.0, spent / job["iterations"])],
+                "us": [_later_mean(before.get(found.node_name, 0.0), warmup, _microseconds(found), turns)],
                 "bytes": None if layer is None else _bytes(layer),
             }
         )
@@ -120,6 +119,11 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
     ]
     version = openvino.__version__.split("-")[0]
     return {"runtime": f"openvino {version}", **seconds, "operators": operators, "dataflow": dataflow}
+
+
+def _later_mean(before: float, warmup: int, after: float, turns: int) -> float:
+    """The mean after the first ``warmup`` of ``turns``, from the mean of those and the mean of all."""
+    return max(0.0, (after * turns - before * warmup) / (turns - warmup))
 
 
 def _microseconds(found: Any) -> float:
