@@ -50,9 +50,10 @@ def command(
 ) -> None:
     """Say where the time of an inference goes: by operator, by module, and by compute against memory-bound work.
 
-    GFLOP/s count two for each multiply-accumulate, and nothing else. Bytes are those of an operator's inputs, weights
-    and outputs, each once. The last column is the share of what this machine can reach at so many FLOP per byte, by
-    a large matrix product and a large copy that are measured with the same threads. A dash is what is not known.
+    GFLOP/s count two for each multiply-accumulate, and nothing else.
+    Bytes are those of an operator's inputs, weights and outputs, each once.
+    The roofline is what a large product and a large copy reach here, measured with as many threads.
+    A dash is what is not known.
     """
     from deploy_kit.profile.plot import check_plot, write_plot
 

@@ -170,7 +170,7 @@ def summarise(
         by_operator=by_operator,
         by_module=by_module,
         operators=sorted(operators, key=lambda operator: -operator.ms),
-        notes=[*timed.notes, *_notes(operators, parts, precision, make.share(nowhere))],
+        notes=[*_note_on_time(timed, whole), *timed.notes, *_notes(operators, parts, precision, make.share(nowhere))],
     )
 
 
@@ -231,6 +231,19 @@ def _sum(values: Iterable[int | None]) -> int | None:
     """The sum; None where one of them is not known."""
     listed = list(values)
     return None if None in listed else sum(value for value in listed if value is not None)
+
+
+APART = 1.5
+"""How many times longer than its operators an inference takes where that is worth a note."""
+
+
+def _note_on_time(timed: Timed, whole: float) -> list[str]:
+    if timed.plain_ms <= APART * whole:
+        return []
+    return [
+        "whole inferences took far longer than their operators: other programs interrupted them, or the runtime is "
+        "busy between operators; trust the shares more than the times"
+    ]
 
 
 def _notes(
