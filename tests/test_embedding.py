@@ -126,7 +126,10 @@ def test_a_model_of_something_else_than_images_is_refused(model: nn.Module, size
     assert "--embed-preprocessing" in error.value.fix
 
 
-TARGETS = ["torchscript-lite", "onnx", "executorch", "tensorrt", "openvino", "coreml"]
+TARGETS = [
+    *("torchscript-lite", "onnx", "tensorrt", "openvino"),
+    *(pytest.param(target, marks=pytest.mark.slow) for target in ("executorch", "coreml")),
+]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -186,6 +189,7 @@ def test_the_mobile_interpreter_gets_channels_last_images_without_a_copy(made: M
     assert image.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_executorch_leaves_the_cast_alone_outside_of_xnnpack(made: Made) -> None:
     left = made("executorch").manifest.details["placement"]["undelegated"]
     assert set(left) - {"mean"} == {"_to_dim_order_copy"}
@@ -203,6 +207,7 @@ def test_executorch_bundles_pixels(tmp_path: Path) -> None:
     assert target.work(job, "check the bundle", Outcome.RUN_FAILED) == {"problem": None}
 
 
+@pytest.mark.slow
 def test_executorch_keeps_the_cast_from_coreml_which_has_no_uint8(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     pytest.importorskip("coremltools")

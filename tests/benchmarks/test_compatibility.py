@@ -16,6 +16,7 @@ OLD = Cell("edgevit_xxs", "coreml", "ok", 61.0, None, None, "2026-01-02", (("cor
 FAILED = Cell("edgevit_xxs", "onnx", "lower_failed", reason="no Einsum", date="2026-01-02")
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_it_did_not_try_and_writes_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -324,6 +324,7 @@ def test_changed_weights_are_a_mismatch(tiny_coreml: Artifact, tiny_bench: Bench
     assert not judged(tiny_bench, package).passed
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_read_is_an_error_with_its_reason(
     tiny_coreml: Artifact, tiny_bench: Bench, tmp_path: Path
 ) -> None:
@@ -624,6 +625,7 @@ def test_names_and_the_types_of_inputs_survive_compression(compressed: dict[str,
         assert given.type.multiArrayType.dataType == ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
 
 
+@pytest.mark.slow
 def test_a_compressed_artifact_is_proven_by_the_limits_of_int8(tmp_path: Path) -> None:
     manifest = export_to(tmp_path, load_wide(), "coreml", ios=18, compress="palette6").manifest
     assert manifest.proof.precision == "int8"

@@ -74,6 +74,7 @@ def test_the_proof_is_executorch_s_own(artifact: Artifact) -> None:
     assert artifact.manifest.notes == []
 
 
+@pytest.mark.slow
 def test_the_bundled_program_expects_what_the_program_returns(artifact: Artifact) -> None:
     assert artifact.manifest.details["bundle"] == BUNDLE
     assert BUNDLE in {file.path for file in artifact.manifest.files}
@@ -92,6 +93,7 @@ class Attention(nn.Module):
         return self.conv(x).softmax(-1)
 
 
+@pytest.mark.slow
 def test_softmax_after_a_convolution_is_right(installed: None, tmp_path: Path) -> None:
     loaded = load_model(random(Attention()), input_size="1x3x16x16")
     placement = export_to(tmp_path, loaded, "executorch").manifest.details["placement"]
@@ -139,6 +141,7 @@ def test_strict_allows_light_operators_on_portable_kernels() -> None:
     assert target.notes_on({"undelegated": {"native_layer_norm": 3}}, ExecuTorchOptions(strict=True)) == []
 
 
+@pytest.mark.slow
 def test_vulkan_is_emitted_only(installed: None, tmp_path: Path) -> None:
     options = ExecuTorchOptions(delegate="vulkan")
     exported = Executorch().export(small(nn.Conv2d(3, 4, 1), 1, 3, 8, 8), tmp_path, options, Stages())

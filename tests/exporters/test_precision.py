@@ -39,7 +39,7 @@ def export_everything(folder: Path, target: str, precision: str, **options: obje
     return export(loaded, target, out=folder, options={"precision": precision, **options})
 
 
-SLOW = {("executorch", "fp16"), ("coreml", "fp16")}
+SLOW = {(target, precision) for target in ("executorch", "coreml") for precision in ("fp16", "int8")}
 CASES = [
     pytest.param(target, precision, marks=[pytest.mark.slow] if (target, precision) in SLOW else [])
     for target in ("onnx", "openvino", "executorch", "torchscript-lite", "tensorrt", "coreml")

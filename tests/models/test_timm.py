@@ -129,6 +129,7 @@ def test_fetches_the_weights_and_says_whose_they_are(hub: dict[str, str]) -> Non
     assert description == f"timm's efficientvit_m0.r224_in1k, sha256 {sha256[:12]}"
 
 
+@pytest.mark.slow
 def test_an_artifact_of_fetched_weights_is_verified_with_them(hub: dict[str, str], tmp_path: Path) -> None:
     def deploykit(*arguments: str) -> str:
         program = Path(sys.executable).with_name("deploykit")

@@ -59,7 +59,7 @@ def test_shares_are_of_all_operators(profiled: Callable[[str], Profile], name: s
         assert sum(part.ms for part in parts) == pytest.approx(found.operators_ms)
         assert sum(part.calls for part in parts) == found.total.calls
     assert found.memory_bound_share == pytest.approx(1 - found.compute_share)
-    assert 0 < found.compute_share < 1
+    assert 0 < found.compute_share <= 1  # 1 where the runtime's clock reads 0 for all that is small
     assert found.plain_ms > 0
     assert found.profiled_ms > 0
 
@@ -68,7 +68,8 @@ def test_shares_are_of_all_operators(profiled: Callable[[str], Profile], name: s
 def test_every_operator_is_classified(profiled: Callable[[str], Profile], name: str) -> None:
     found = profiled(name)
     assert [operator.operator for operator in found.operators if operator.kind == "other"] == []
-    assert {part.name for part in found.kinds} == {"compute", "layout", "normalisation", "elementwise", "reduction"}
+    kinds = {part.name for part in found.kinds}
+    assert {"compute"} <= kinds <= {"compute", "layout", "normalisation", "elementwise", "reduction"}
 
 
 @pytest.mark.parametrize("name", NAMED)
