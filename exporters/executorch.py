@@ -94,6 +94,7 @@ XNNPACK_POLICY = Policy(
         Choice("sink_permutations", "needed by linear_to_pointwise_conv"),
         Choice("mean_keeps_dims", "XXS 1.01 times faster: XNNPACK averages only so"),
         Choice("matmul_to_bmm", "XXS 1.05 times faster: no copies by expand, which XNNPACK does not have"),
+        Choice("decompose_tanh_gelu", "ExecuTorch gives XNNPACK every GELU as the one with erf: it is wrong by 5e-4"),
         Choice("softmax_in_three_axes", "XNNPACK's is wrong along the last axis of what it keeps channels-last"),
         Choice("constant_folding", "needed by layer_norm_to_products"),
     )

@@ -215,6 +215,7 @@ def test_executorch_keeps_the_cast_from_coreml_which_has_no_uint8(tmp_path: Path
     assert placement["undelegated"] == {"_to_dim_order_copy": 1}
 
 
+@pytest.mark.slow
 def test_coreml_gets_an_image_and_normalises_it_in_the_program(made: Made) -> None:
     artifact = made("coreml")
     from coremltools.models.utils import load_spec

@@ -13,6 +13,7 @@ from deploy_kit.fusion.compose_permutations import compose_permutations
 from deploy_kit.fusion.constant_folding import constant_folding
 from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
+from deploy_kit.fusion.decompose_tanh_gelu import decompose_tanh_gelu
 from deploy_kit.fusion.elementwise_in_place import elementwise_in_place
 from deploy_kit.fusion.group_norm_to_products import group_norm_to_products
 from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
@@ -41,6 +42,7 @@ PASSES: dict[str, Pass] = {
         constant_folding,
         decompose_attention,
         decompose_rms_norm,
+        decompose_tanh_gelu,
         batch_norm_into_producer,
         batch_norm_into_consumer,
         batch_norm_into_classifier,

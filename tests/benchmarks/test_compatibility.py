@@ -41,6 +41,7 @@ def test_a_run_keeps_what_it_did_not_try_and_writes_the_page(
     assert text.endswith("A note of a person's.\n")
 
 
+@pytest.mark.slow
 def test_an_export_that_takes_too_long_is_ended() -> None:
     cell = suite.measure("edgevit_digits", "onnx", 1)
     assert (cell.outcome, cell.reason) == ("too_slow", "not done after 1 s")

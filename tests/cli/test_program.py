@@ -103,7 +103,7 @@ NEEDS_MOUNTS = pytest.mark.skipif(shutil.which("unshare") is None, reason="needs
 
 
 @NEEDS_MOUNTS
-@pytest.mark.parametrize("target", ["onnx", "torchscript-lite"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("torchscript-lite", marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_error_and_leaves_nothing(target: str, tmp_path: Path) -> None:
     words = ("export", TINY, "-t", target, "--input-size", TINY_SIZE, "--out", tmp_path / "full" / "out")
     assert_one_error(on_a_full_disk(tmp_path / "full", *words))

@@ -109,6 +109,7 @@ def portable(installed: None, shared: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_portable_kernels_are_proven_and_warned_of(portable: Path) -> None:
     from deploy_kit.artifact import open_artifact
 

@@ -174,7 +174,12 @@ def test_a_file_that_a_runtime_refuses_is_told_from_one_that_it_does_not_run(
     assert files(tmp_path / "artifacts") == []
 
 
-@pytest.mark.parametrize("target", BACKENDS)
+QUICK = ("onnx", "torchscript-lite")
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKENDS]
+)
 def test_a_crash_in_one_target_does_not_stop_the_other(
     target: str, deploykit: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
