@@ -26,9 +26,9 @@ def decompose_tanh_gelu(graph: Graph) -> list[tuple[fx.Node, str]]:
             return graph.call(op, *args, before=before)  # type: ignore[arg-type]
 
         square = call(aten.mul.Tensor, x, x)
-        inner = call(aten.add.Scalar, call(aten.mul.Scalar, square, scale * CUBIC), scale)
+        inner = call(aten.add.Tensor, call(aten.mul.Tensor, square, scale * CUBIC), scale)
         tanh = call(aten.tanh.default, call(aten.mul.Tensor, x, inner))
-        half = call(aten.mul.Scalar, x, 0.5)
+        half = call(aten.mul.Tensor, x, 0.5)
         graph.replace(node, call(aten.add.Tensor, half, call(aten.mul.Tensor, half, tanh)))
         changes.append((node, "written as products and a tanh"))
     return changes

@@ -100,6 +100,13 @@ def test_softmax_after_a_convolution_is_right(installed: None, tmp_path: Path) -
     assert (placement["subgraphs"], placement["undelegated"]) == (1, {})
 
 
+@pytest.mark.slow
+def test_the_tanh_form_of_gelu_is_right(installed: None, tmp_path: Path) -> None:
+    loaded = load_model(random(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU("tanh"))), input_size="1x3x16x16")
+    placement = export_to(tmp_path, loaded, "executorch").manifest.details["placement"]
+    assert (placement["subgraphs"], placement["undelegated"]) == (1, {})
+
+
 @pytest.fixture(scope="session")
 def portable(installed: None, shared: Path) -> Path:
     def make(folder: Path) -> None:
