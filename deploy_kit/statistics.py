@@ -37,7 +37,7 @@ class Statistics(BaseModel):
 def count(graph: Graph) -> Statistics:
     """Count a graph's operators and costs; nothing is run."""
     calls = [node for node in graph.nodes if node.op == "call_function" and not is_getitem(node)]
-    operators = Counter(_operator_name(node) for node in calls)
+    operators = Counter(operator_name(node) for node in calls)
     constants = {node.target: graph.constant(node) for node in graph.nodes if node.op == "get_attr"}
     parameters = {value.data_ptr(): value for value in constants.values() if value is not None}
     return Statistics(
@@ -47,7 +47,7 @@ def count(graph: Graph) -> Statistics:
             (node.meta["val"].dim() for node in calls if isinstance(node.meta["val"], torch.Tensor)), default=0
         ),
         parameters=sum(value.numel() for value in parameters.values() if value.is_floating_point()),
-        macs=None if any(node.target in UNCOUNTED for node in calls) else sum(_macs(node) for node in calls),
+        macs=None if any(node.target in UNCOUNTED for node in calls) else sum(macs_of(node) for node in calls),
     )
 
 
@@ -63,30 +63,32 @@ UNCOUNTED = frozenset(
 )
 
 
-def _operator_name(node: fx.Node) -> str:
+def operator_name(node: fx.Node) -> str:
+    """A call's operator, such as ``permute``."""
     return str(node.target).removeprefix("aten.").split(".")[0]
 
 
-def _macs(node: fx.Node) -> int:
+def macs_of(node: fx.Node) -> int:
+    """Multiply-accumulates of one call, those of `UNCOUNTED` aside."""
     if is_call(node, *CONVOLUTIONS, LINEAR):
         weight = argument(node, "weight").meta["val"]
-        return _size(shape(node)) * math.prod(weight.shape[1:])
+        return size_of(shape(node)) * math.prod(weight.shape[1:])
     if is_call(node, *TRANSPOSED_CONVOLUTIONS):
         weight = argument(node, "weight").meta["val"]
-        return _size(shape(operand(node))) * math.prod(weight.shape[1:])
+        return size_of(shape(operand(node))) * math.prod(weight.shape[1:])
     if is_call(node, aten.matmul.default, aten.bmm.default, aten.mm.default):
-        return _size(shape(node)) * _size(shape(operand(node))[-1:])
+        return size_of(shape(node)) * size_of(shape(operand(node))[-1:])
     if is_call(node, aten.addmm.default, aten.baddbmm.default):
-        return _size(shape(node)) * _size(shape(operand(node, 1))[-1:])
+        return size_of(shape(node)) * size_of(shape(operand(node, 1))[-1:])
     if is_call(node, aten.addcmul.default):
-        return _size(shape(node))
+        return size_of(shape(node))
     if is_call(node, aten.scaled_dot_product_attention.default):
         queries, keys = shape(operand(node)), shape(operand(node, 1))
-        width = _size(queries[-1:]) + _size(shape(operand(node, 2))[-1:])
-        return _size(queries[:-1]) * _size(keys[-2:-1]) * width
+        width = size_of(queries[-1:]) + size_of(shape(operand(node, 2))[-1:])
+        return size_of(queries[:-1]) * size_of(keys[-2:-1]) * width
     return 0
 
 
-def _size(sizes: tuple) -> int:
+def size_of(sizes: tuple) -> int:
     """The number of elements of a shape; a dynamic size counts at its example value."""
     return math.prod(size if isinstance(size, int) else size.node.hint for size in sizes)

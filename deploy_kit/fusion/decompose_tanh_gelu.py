@@ -21,14 +21,12 @@ def decompose_tanh_gelu(graph: Graph) -> list[tuple[fx.Node, str]]:
         if argument(node, "approximate") != "tanh":
             continue
         x, scale = operand(node), math.sqrt(2 / math.pi)
-
-        def call(op: object, *args: object, before: fx.Node = node) -> fx.Node:
-            return graph.call(op, *args, before=before)  # type: ignore[arg-type]
-
-        square = call(aten.mul.Tensor, x, x)
-        inner = call(aten.add.Tensor, call(aten.mul.Tensor, square, scale * CUBIC), scale)
-        tanh = call(aten.tanh.default, call(aten.mul.Tensor, x, inner))
-        half = call(aten.mul.Tensor, x, 0.5)
-        graph.replace(node, call(aten.add.Tensor, half, call(aten.mul.Tensor, half, tanh)))
+        square = graph.call(aten.mul.Tensor, x, x, before=node)
+        inner = graph.call(aten.mul.Tensor, square, scale * CUBIC, before=node)
+        inner = graph.call(aten.add.Tensor, inner, scale, before=node)
+        inner = graph.call(aten.mul.Tensor, x, inner, before=node)
+        half = graph.call(aten.mul.Tensor, x, 0.5, before=node)
+        other = graph.call(aten.mul.Tensor, half, graph.call(aten.tanh.default, inner, before=node), before=node)
+        graph.replace(node, graph.call(aten.add.Tensor, half, other, before=node))
         changes.append((node, "written as products and a tanh"))
     return changes

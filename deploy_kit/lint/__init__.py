@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deploy_kit.api import fuse
-from deploy_kit.exporters import get_exporter, list_targets
+from deploy_kit.exporters import list_targets
 from deploy_kit.graph import Graph
 from deploy_kit.lint import activations, delegation, kernels, layout, rank, shapes
 from deploy_kit.lint.finding import Finding, Severity
@@ -31,7 +31,6 @@ def lint(loaded: LoadedModel, targets: Sequence[str] | None = None, stages: Stag
     stages = stages or Stages()
     found = []
     for target in targets or list_targets():
-        get_exporter(target)
         fused = fuse(loaded, target, stages=stages)
         found += lint_graph(fused.after, target)
     return found

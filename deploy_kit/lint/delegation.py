@@ -8,7 +8,8 @@ import torch
 from torch import fx
 
 from deploy_kit.graph import Graph, argument, aten, operand, rank
-from deploy_kit.lint.finding import Finding, Severity, findings, operator_name
+from deploy_kit.lint.finding import Finding, Severity, findings
+from deploy_kit.statistics import operator_name
 
 XNNPACK = frozenset(
     {

@@ -9,6 +9,7 @@ from enum import StrEnum
 from torch import fx
 
 from deploy_kit.graph import module_path
+from deploy_kit.statistics import operator_name
 
 
 class Severity(StrEnum):
@@ -35,11 +36,6 @@ class Finding:
     message: str
     fix: str
     bytes: int | None = None
-
-
-def operator_name(node: fx.Node) -> str:
-    """A call's operator, such as ``permute``."""
-    return str(node.target).removeprefix("aten.").split(".")[0]
 
 
 def by_module(nodes: Iterable[fx.Node]) -> Iterator[tuple[str, list[fx.Node]]]:

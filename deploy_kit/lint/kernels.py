@@ -26,9 +26,7 @@ def find(graph: Graph, target: str) -> Iterator[Finding]:
     yield from findings(target, "kernels", Severity.WARNING, patches, message, fix)
     if target != "torchscript-lite":
         return
-    others = [
-        node for node in graph.nodes if is_call(node, aten.conv1d.default, aten.conv1d.padding, aten.conv3d.default)
-    ]
+    others = [node for node in graph.nodes if is_call(node, *NOT_PREPACKED)]
     message = "only convolutions in two dimensions are prepacked for XNNPACK"
     yield from findings(target, "kernels", Severity.WARNING, others, message, "add an axis of 1, and use conv2d")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from torch import fx
 
 from deploy_kit.graph import LAYOUT_OPS, Graph, argument, aten, is_call, operand, shape
 from deploy_kit.lint.finding import Finding, Severity, by_module, findings
+from deploy_kit.statistics import size_of
 
 MANY_BYTES = 1 << 20
 """What a module may move without a word: 1 MiB an inference."""
@@ -42,5 +42,4 @@ def copies(node: fx.Node) -> bool:
 
 def bytes_of(node: fx.Node) -> int:
     """The size of what a call makes."""
-    sizes = [size if isinstance(size, int) else size.node.hint for size in shape(node)]
-    return math.prod(sizes) * node.meta["val"].dtype.itemsize
+    return size_of(shape(node)) * node.meta["val"].dtype.itemsize

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from deploy_kit.graph import Graph, is_getitem, module_path
 from deploy_kit.profile.kinds import Kind, classify
-from deploy_kit.statistics import UNCOUNTED, _macs, _size
+from deploy_kit.statistics import UNCOUNTED, macs_of, size_of
 
 REACH = 4
 """How many calls are looked back from one that an operator is named after, for the one that it computes."""
@@ -54,7 +54,7 @@ def _work(graph: Graph, node: fx.Node) -> Work:
         name=node.name,
         module=module_path(node),
         kind=classify("aten", str(node.target)),
-        macs=None if node.target in UNCOUNTED else _macs(node),
+        macs=None if node.target in UNCOUNTED else macs_of(node),
         bytes=sum(_bytes(value) for value in (node, *node.all_input_nodes)),
         parameter_bytes=parameters,
     )
@@ -62,7 +62,7 @@ def _work(graph: Graph, node: fx.Node) -> Work:
 
 def _bytes(node: fx.Node) -> int:
     values = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
-    return sum(_size(tuple(value.shape)) * value.element_size() for value in values)
+    return sum(size_of(tuple(value.shape)) * value.element_size() for value in values)
 
 
 def onnx_origins(graph: Graph, opset: int) -> dict[str, str]:
@@ -89,7 +89,8 @@ def onnx_origins(graph: Graph, opset: int) -> dict[str, str]:
         )
     assert program is not None
     traced = program.exported_program
-    calls = {node.name: node.meta.get("custom", {}).get("origin") for node in traced.graph.nodes}  # type: ignore[union-attr]
+    assert traced is not None
+    calls = {node.name: node.meta.get("custom", {}).get("origin") for node in traced.graph.nodes}
     origins: dict[str, str] = {}
     for made in program.model.graph:
         scopes = made.metadata_props.get("pkg.torch.onnx.name_scopes", "").strip("[]").split(", ")

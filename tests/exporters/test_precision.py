@@ -124,6 +124,8 @@ def test_the_runtime_computes_what_was_simulated(wide: dict[str, Artifact]) -> N
 class Fragile(nn.Module):
     """``bad`` reads one huge value beside small ones, and takes nothing of it: int8 loses the small ones."""
 
+    gain: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.bad, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
@@ -134,12 +136,13 @@ class Fragile(nn.Module):
 
 
 def fragile() -> nn.Module:
-    model = random(Fragile())
+    model = Fragile()
+    random(model)
     with torch.no_grad():
-        model.bad.weight[:, 7] = 0  # type: ignore[union-attr,operator,index]
-        model.bad.weight.mul_(4)  # type: ignore[union-attr,operator]
-        model.gain.copy_(torch.tensor([1.0] * 7 + [2000.0]).reshape(1, 8, 1, 1))  # type: ignore[operator]
-        model.head.bias.zero_()  # type: ignore[union-attr,operator]
+        model.bad.weight[:, 7] = 0
+        model.bad.weight.mul_(4)
+        model.gain.copy_(torch.tensor([1.0] * 7 + [2000.0]).reshape(1, 8, 1, 1))
+        model.head.bias.zero_()
     return model
 
 

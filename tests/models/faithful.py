@@ -74,11 +74,11 @@ def parameters(name: str) -> int:
     return get_architecture(name).parameters
 
 
-def graph_of(name: str, *, dynamic_batch: bool = False, **options: object) -> Graph:
+def graph_of(name: str, *, dynamic_batch: bool = False, **options: Any) -> Graph:
     """The captured graph of a model for images of its size."""
-    model = create_model(name, **options)  # type: ignore[arg-type]
+    model = create_model(name, **options)
     size = options.get("input_size", get_architecture(name).input_size)
-    return capture(model, (torch.zeros(1, 3, *size),), dynamic_batch=dynamic_batch)  # type: ignore[misc]
+    return capture(model, (torch.zeros(1, 3, *size),), dynamic_batch=dynamic_batch)
 
 
 def check_graph(graph: Graph) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +168,6 @@ def test_weights_that_cannot_be_fetched_are_one_error(hub: dict[str, str]) -> No
         ("timm/resnet18.nobody", {}, "timm cannot fetch its weights of resnet18.nobody"),
     ],
 )
-def test_refuses_where_timm_has_none(source: str, options: dict[str, object], message: str) -> None:
+def test_refuses_where_timm_has_none(source: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_model(source, weights="timm", **options)  # type: ignore[arg-type]
+        load_model(source, weights="timm", **options)
