@@ -21,7 +21,7 @@ from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, ExportError, ProofError, UserError, unknown_name
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Exported, Exporter, Options
-from deploy_kit.fusion import Rewrite, fuse_graph
+from deploy_kit.fusion import Policy, Rewrite, fuse_graph
 from deploy_kit.graph import Graph
 from deploy_kit.manifest import MANIFEST, FusionRecord, Manifest, RewriteRecord, TensorRecord
 from deploy_kit.outcome import Outcome
@@ -29,7 +29,7 @@ from deploy_kit.parity.compare import LIMITS
 from deploy_kit.parity.inputs import Case, make_cases
 from deploy_kit.parity.locate import locate
 from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
-from deploy_kit.parity.reference import compute_references
+from deploy_kit.parity.reference import Reference, compute_references
 from deploy_kit.precision import Lowered
 from deploy_kit.sources import TIMM, LoadedModel, embed_preprocessing, load_model
 from deploy_kit.stages import Stages
@@ -53,6 +53,7 @@ def fuse(
     target: str,
     options: Mapping[str, Any] | None = None,
     stages: Stages | None = None,
+    policy: Policy | None = None,
 ) -> Fused:
     """Capture a model and apply the passes that ``target`` gains from.
 
@@ -60,19 +61,22 @@ def fuse(
         model: a source that `load_model` takes, or what it returned.
         target: a name from `deploy_kit.exporters.list_targets`.
         options: of the target, by name.
+        policy: which passes; None is the target's own policy.
         stages: to time and announce the work; None does so silently.
     """
     stages = stages or Stages()
     exporter = get_exporter(target)
     chosen = parse_options(exporter, options or {})
     loaded = _load(model, stages)
-    return _fuse(loaded, exporter, chosen, stages)
+    return _fuse(loaded, exporter, chosen, stages, policy)
 
 
-def _fuse(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Fused:
+def _fuse(
+    loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages, policy: Policy | None = None
+) -> Fused:
     with stages.stage("capture"):
         before = loaded.capture(dynamic_batch=exporter.dynamic_batch(options))
-    policy = exporter.policy(options)
+    policy = policy or exporter.policy(options)
     with stages.stage("fuse"):
         after, rewrites = fuse_graph(before, policy)
     record = FusionRecord(
@@ -123,7 +127,7 @@ def export(
     check_free(folder, force=force)
     try:
         with workspace(folder, force=force) as temporary:
-            manifest = _build(loaded, exporter, chosen, temporary, stages)
+            manifest = build(loaded, exporter, chosen, temporary, stages)
             if manifest.outcome == Outcome.MISMATCH or (manifest.outcome == Outcome.LOSSY and not allow_lossy):
                 raise _proof_error(manifest)
             (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -137,16 +141,31 @@ def artifact_folder(loaded: LoadedModel, target: str, out: str | Path | None = N
     return (DEFAULT_FOLDER if out is None else Path(out)) / loaded.name / target
 
 
-def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Path, stages: Stages) -> Manifest:
-    fused = _fuse(loaded, exporter, options, stages)
+def build(
+    loaded: LoadedModel,
+    exporter: Exporter,
+    options: Options,
+    folder: Path,
+    stages: Stages,
+    policy: Policy | None = None,
+    expected: Expected | None = None,
+) -> Manifest:
+    """Write a model's files into ``folder`` and prove them, whatever comes of it; the manifest is not written.
+
+    Args:
+        policy: which passes; None is the target's own policy.
+        expected: what `expect` returned for this model and these options; None computes it.
+    """
+    fused = _fuse(loaded, exporter, options, stages, policy)
     lowered = _lower(loaded, fused.after, exporter, options, stages)
     exported = exporter.export(lowered.graph, folder, options, stages)
     details = {**exported.details, **lowered.details}
-    proof = prove(loaded, exporter, folder / exported.main_file, options, details, stages)
+    proof = prove(loaded, exporter, folder / exported.main_file, options, details, stages, expected)
     outcome = _outcome(proof, exported)
     if outcome == Outcome.MISMATCH and proof.precision == "fp32":
         with stages.stage("find where it diverges"):
-            proof = proof.model_copy(update={"diverges_at": locate(loaded, fused.after, exporter, options)})
+            where = locate(loaded, fused.after, fused.record.passes, exporter, options)
+            proof = proof.model_copy(update={"diverges_at": where})
     if outcome == Outcome.LOSSY and lowered.explain is not None:
         with stages.stage("find the modules that lose most"):
             details["losses"] = [asdict(loss) for loss in lowered.explain()]
@@ -173,9 +192,11 @@ def _build(loaded: LoadedModel, exporter: Exporter, options: Options, folder: Pa
     )
 
 
-def lower(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Graph:
+def lower(
+    loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages, policy: Policy | None = None
+) -> Graph:
     """The graph that a target is given: captured, fused and in the precision of the artifact."""
-    return _lower(loaded, _fuse(loaded, exporter, options, stages).after, exporter, options, stages).graph
+    return _lower(loaded, _fuse(loaded, exporter, options, stages, policy).after, exporter, options, stages).graph
 
 
 def _lower(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Options, stages: Stages) -> Lowered:
@@ -201,17 +222,37 @@ def _cases(loaded: LoadedModel, exporter: Exporter, options: Options) -> list[Ca
     return make_cases(loaded.input_shapes, loaded.preprocessing, dynamic_batch=batch, own=loaded.draw)
 
 
-def prove(
-    loaded: LoadedModel, exporter: Exporter, file: Path, options: Options, details: dict[str, Any], stages: Stages
-) -> Proof:
-    """Compare an artifact's file, run by its runtime, with float64 of the original model."""
+@dataclass(frozen=True)
+class Expected:
+    """What an artifact is asked to compute, and what the model computes."""
+
+    cases: list[Case]
+    references: list[Reference]
+
+
+def expect(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Expected:
+    """What a model computes in float64; `ExportError` where no artifact could be told from a wrong one by it."""
     with stages.stage("compute the float64 reference"):
         cases = _cases(loaded, exporter, options)
         references = compute_references(loaded.module, cases)
-        precision = exporter.precision(options)
-        reason = unprovable(references, LIMITS[precision])
+        reason = unprovable(references, LIMITS[exporter.precision(options)])
         if reason is not None:
             raise ExportError(f"nothing can be proven: {reason}")
+    return Expected(cases, references)
+
+
+def prove(
+    loaded: LoadedModel,
+    exporter: Exporter,
+    file: Path,
+    options: Options,
+    details: dict[str, Any],
+    stages: Stages,
+    expected: Expected | None = None,
+) -> Proof:
+    """Compare an artifact's file, run by its runtime, with float64 of the original model."""
+    expected = expected or expect(loaded, exporter, options, stages)
+    cases, references, precision = expected.cases, expected.references, exporter.precision(options)
     with stages.stage("prove"):
         ran = exporter.run(file, [case.inputs for case in cases], options, details)
         if ran.outputs is not None:

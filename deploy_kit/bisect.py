@@ -8,6 +8,7 @@ from pathlib import Path
 from deploy_kit.api import lower, parse_options, prove, reload_model
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.exporters import get_exporter
+from deploy_kit.fusion.policy import policy_of
 from deploy_kit.parity.locate import Tap, diverge
 from deploy_kit.parity.proof import Proof
 from deploy_kit.stages import Stages
@@ -57,9 +58,10 @@ def bisect(
         return Bisection(proof, "nothing here can run the artifact, so nothing can be said of it")
     if ran.passed:
         return Bisection(proof, f"nothing diverges: the artifact is proven by {ran.verified_by}")
-    graph = lower(loaded, exporter, options, stages)
+    passes = manifest.fusion.passes
+    graph = lower(loaded, exporter, options, stages, policy_of(passes))
     with stages.stage("export with intermediate tensors"):
-        found = diverge(loaded, graph, exporter, options, ran.limits)
+        found = diverge(loaded, graph, passes, exporter, options, ran.limits)
     if found is None:
         verdict = "a new export of the model is right, so the artifact's own file is not what was exported"
         return Bisection(proof, verdict)

@@ -46,7 +46,8 @@ class LoadedModel:
     """A model that can be exported: the module as it was given, and all that is known about it.
 
     ``program`` is set for a model that came as an exported program, whose graph is used as it is. ``draw`` is set for
-    one whose inputs noise cannot stand for, such as indices.
+    one whose inputs noise cannot stand for, such as indices. ``graph`` is set for one whose graph was changed after it
+    was captured (see `with_graph`).
     """
 
     module: nn.Module
@@ -54,6 +55,7 @@ class LoadedModel:
     preprocessing: Preprocessing | None
     program: torch.export.ExportedProgram | None = None
     draw: Draw | None = None
+    graph: Graph | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +72,12 @@ class LoadedModel:
 
     def capture(self, *, dynamic_batch: bool = False) -> Graph:
         """The model's graph; see `deploy_kit.capture.capture`."""
+        if self.graph is not None:
+            if dynamic_batch:
+                raise UserError(
+                    "a graph that was changed has the batch it was captured with", fix="leave the batch fixed"
+                )
+            return self.graph.copy()
         if self.draw is not None:
             inputs = self.draw(0)
         else:
@@ -85,6 +93,11 @@ class LoadedModel:
                 fix="export it with a dynamic batch dimension yourself, or pass the model as package.module:callable",
             )
         return from_program(self.program, inputs)
+
+
+def with_graph(loaded: LoadedModel, graph: Graph) -> LoadedModel:
+    """The model that computes what ``graph`` does, a changed graph of ``loaded``: its reference too."""
+    return replace(loaded, module=graph.module, program=None, graph=graph)
 
 
 def embed_preprocessing(loaded: LoadedModel) -> LoadedModel:

@@ -14,10 +14,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from deploy_kit.fusion import Policy
+from deploy_kit.fusion.policy import read_policy
 from deploy_kit.graph import Graph
 from deploy_kit.parity.compare import Precision
 from deploy_kit.precision import Lowered
 from deploy_kit.stages import Stages
+
+POLICIES = Path(__file__).with_name("policies")
+"""The policies of the targets here, one file a target and class of device."""
 
 UNVERIFIED = "nothing here, emitted only"
 """``Ran.verified_by`` of an artifact that nothing here can run."""
@@ -100,6 +104,11 @@ def save_tensors(value: Any, path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def packaged_policy(name: str) -> Policy:
+    """The policy in ``exporters/policies``, by the name of its target and class of device, such as ``onnx.cpu``."""
+    return read_policy(POLICIES / f"{name}.json")
+
+
 class Exporter(ABC):
     """One target: its needs, its fusion policy, how to write its file and how to run it here."""
 
@@ -114,6 +123,10 @@ class Exporter(ABC):
     @abstractmethod
     def policy(self, options: Any) -> Policy:
         """The passes that this target's runtime gains from."""
+
+    def alternatives(self, options: Any) -> dict[str, list[Any]]:
+        """Other values of options that make a file for the same purpose, which may be faster; for tuning to try."""
+        return {}
 
     def dynamic_batch(self, options: Any) -> bool:
         """Whether the graph is to be captured with its batch left free."""

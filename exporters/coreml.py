@@ -26,13 +26,13 @@ from deploy_kit.exporters.base import (
     PrecisionOptions,
     Ran,
     Requirement,
+    packaged_policy,
     save_inputs,
 )
 from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind
 from deploy_kit.exporters.coreml_device import macos_for, notes_on, summarize
 from deploy_kit.exporters.coreml_image import takes_pixels, to_planes, with_planes
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import Choice, folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import Precision
@@ -55,12 +55,6 @@ STARTED = {
     "plan": Outcome.LOAD_FAILED,
 }
 """What each job's failure is before its first step."""
-
-FOLDS = folds("exact, and one operator or one pass over the data less; not measured on a device")
-DECOMPOSE = Choice(
-    "decompose_attention", "MIL has scaled_dot_product_attention from iOS 18 on; before it, the scale can be folded"
-)
-
 
 SCHEME = Scheme(symmetric=True)
 """Activations with their zero at 0, as coremltools itself makes them for the Neural Engine."""
@@ -124,7 +118,8 @@ class CoreML(Exporter):
         return [Requirement("coremltools", found, "conversion, and reading packages for the proof", INSTALL)]
 
     def policy(self, options: CoreMLOptions) -> Policy:
-        return Policy(FOLDS if options.ios >= 18 else (DECOMPOSE, *FOLDS))
+        policy = packaged_policy("coreml.npu")
+        return policy if options.ios >= 18 else policy.toggled("decompose_attention")
 
     def precision(self, options: CoreMLOptions) -> Precision:
         return options.precision if options.compress is None else "int8"

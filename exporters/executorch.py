@@ -23,11 +23,11 @@ from deploy_kit.exporters.base import (
     PrecisionOptions,
     Ran,
     Requirement,
+    packaged_policy,
     save_inputs,
     save_tensors,
 )
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.precision import Lowered, Scheme, lower
@@ -48,60 +48,6 @@ HEAVY = ("convolution", "linear", "addmm", "mm", "bmm", "baddbmm")
 
 RUNS_HERE = {"xnnpack": "XNNPACK", "portable": "portable kernels"}
 """The delegates that ExecuTorch's Python package can run, as proofs name them."""
-
-EXACT = "exact and never slower: work that the model's form does and its function does not need"
-
-FOLDING = (
-    Choice("constant_folding", EXACT),
-    Choice("decompose_attention", "needed by attention_scale_into_query and matmul_to_bmm"),
-    Choice("decompose_rms_norm", "no delegate has it"),
-    Choice("batch_norm_into_producer", EXACT),
-    Choice("batch_norm_into_consumer", EXACT),
-    Choice("batch_norm_into_classifier", EXACT),
-    Choice("identity_into_depthwise", EXACT),
-    Choice("attention_scale_into_query", EXACT),
-    Choice("average_pool_to_slice", "no delegate has a pool of one element; needed by slice_before_layer_norm"),
-    Choice("slice_before_layer_norm", EXACT),
-    Choice("slice_into_pointwise_conv", EXACT),
-    Choice("layer_norm_affine_into_linear", EXACT),
-)
-
-POLICY = Policy(
-    (
-        *FOLDING,
-        Choice("split_joint_projection", "no delegate has unbind or split"),
-        Choice("compose_permutations", EXACT),
-        Choice("matmul_to_bmm", "no copies by expand, which no delegate has"),
-    )
-)
-
-XNNPACK_POLICY = Policy(
-    (
-        *FOLDING,
-        Choice(
-            "widen_transposed_conv_groups",
-            "EdgeViT-XXS 1.24 times faster: XNNPACK computes 16 channels of a transposed convolution as fast as one",
-        ),
-        Choice("split_joint_projection", "XXS 1.03 times faster: XNNPACK has no unbind, split or select"),
-        Choice(
-            "layer_norm_to_products",
-            "XXS 1.11 times faster: XNNPACK has no norm, and each one outside of it cuts a subgraph in two",
-        ),
-        Choice("group_norm_to_products", "as layer_norm_to_products: PoolFormer-S12 is 1 subgraph instead of 25"),
-        Choice("linear_to_pointwise_conv", "XXS 1.04 times faster: no copies between the layouts of tokens and images"),
-        Choice("strided_slice_to_depthwise_conv", "XXS 1.01 times faster: XNNPACK slices with step 1 only"),
-        Choice("compose_permutations", "needed by linear_to_pointwise_conv"),
-        Choice("sink_permutations", "needed by linear_to_pointwise_conv"),
-        Choice("mean_keeps_dims", "XXS 1.01 times faster: XNNPACK averages only so"),
-        Choice("matmul_to_bmm", "XXS 1.05 times faster: no copies by expand, which XNNPACK does not have"),
-        Choice("decompose_tanh_gelu", "ExecuTorch gives XNNPACK every GELU as the one with erf: it is wrong by 5e-4"),
-        Choice("softmax_in_three_axes", "XNNPACK's is wrong along the last axis of what it keeps channels-last"),
-        Choice("constant_folding", "needed by layer_norm_to_products"),
-    )
-)
-"""Each figure is the median time without the pass over that with it, one at a time, in ExecuTorch 1.4.1
-(XNNPACK, x86-64, 1 thread), all others in place: ``edgevit_executorch --models edgevit_xxs --without PASS``."""
-
 
 SCHEME = Scheme()
 """What XNNPACK's integer kernels take: int8 with any zero point, and weights with a scale for each channel."""
@@ -127,7 +73,7 @@ class Executorch(Exporter):
         return [Requirement("executorch", find_executorch(), purpose, INSTALL)]
 
     def policy(self, options: ExecuTorchOptions) -> Policy:
-        return XNNPACK_POLICY if options.delegate == "xnnpack" else POLICY
+        return packaged_policy("executorch.cpu" if options.delegate == "xnnpack" else "executorch.npu")
 
     def lower(self, graph: Graph, options: ExecuTorchOptions) -> Lowered:
         return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)

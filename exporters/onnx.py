@@ -15,7 +15,15 @@ from pydantic import Field
 from torch import Tensor
 
 from deploy_kit.errors import ExportError
-from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
+from deploy_kit.exporters.base import (
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    packaged_policy,
+)
 from deploy_kit.exporters.onnx_file import (
     NEWEST_OPSET,
     OLDEST_OPSET,
@@ -27,7 +35,6 @@ from deploy_kit.exporters.onnx_file import (
     work,
 )
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.precision import Lowered, Scheme, lower
@@ -37,9 +44,6 @@ FILE, MOBILE_FILE = "model.onnx", "model.ort"
 REQUIRED_OPERATORS = "required_operators_and_types.config"
 SAME = 2e-6
 """A simplified model is kept only if its outputs are this close, relatively, to those before."""
-
-POLICY = Policy(folds("exact, and onnxruntime does not do it"))
-
 
 SCHEME = Scheme(unsigned=True)
 """onnxruntime computes with uint8 activations on every processor; on x86 it does not fuse all of int8's."""
@@ -71,7 +75,10 @@ class Onnx(Exporter):
         ]
 
     def policy(self, options: OnnxOptions) -> Policy:
-        return POLICY
+        return packaged_policy("onnx.cpu")
+
+    def alternatives(self, options: OnnxOptions) -> dict[str, list[Any]]:
+        return {"simplify": [not options.simplify]}
 
     def dynamic_batch(self, options: OnnxOptions) -> bool:
         return options.dynamic_batch

@@ -12,10 +12,17 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
+from deploy_kit.exporters.base import (
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    packaged_policy,
+)
 from deploy_kit.exporters.onnx_file import check, convert, load_outputs, save_inputs
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.precision import Lowered, Scheme, lower
@@ -39,7 +46,7 @@ class OpenVINO(Exporter):
         return [Requirement("openvino", find_openvino(), "conversion, and the proof", INSTALL)]
 
     def policy(self, options: Options) -> Policy:
-        return Policy(folds("exact, and one operator or one constant less; not measured in OpenVINO"))
+        return packaged_policy("openvino.cpu")
 
     def lower(self, graph: Graph, options: PrecisionOptions) -> Lowered:
         return lower(graph, options.precision, Scheme(), options.keep_fp32, auto_mixed=options.auto_mixed)

@@ -19,11 +19,19 @@ from pydantic import field_validator
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
-from deploy_kit.exporters.base import UNVERIFIED, Exported, Exporter, Options, PrecisionOptions, Ran, Requirement
+from deploy_kit.exporters.base import (
+    UNVERIFIED,
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    packaged_policy,
+)
 from deploy_kit.exporters.onnx_file import check, convert, load_outputs, run_file, save_inputs
 from deploy_kit.exporters.tensorrt_worker import NOT_LOADED
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.precision import Lowered, Scheme, lower
@@ -40,9 +48,6 @@ BUILDING_LIMIT, RUNNING_LIMIT = 1800, 600
 CLASSIC, RTX = "tensorrt", "tensorrt_rtx"
 PROGRAMS = {CLASSIC: "trtexec", RTX: "tensorrt_rtx"}
 """The command-line program that comes with each package."""
-
-POLICY = Policy(folds("exact, and one operator or one constant less in the ONNX; not measured on a GPU"))
-
 
 SCHEME = Scheme(symmetric=True)
 """TensorRT's integer kernels know no zero point. The precision comes from the types in the ONNX, not from flags."""
@@ -91,7 +96,7 @@ class TensorRT(Exporter):
         ]
 
     def policy(self, options: TensorRTOptions) -> Policy:
-        return POLICY
+        return packaged_policy("tensorrt.gpu")
 
     def lower(self, graph: Graph, options: TensorRTOptions) -> Lowered:
         return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)

@@ -15,11 +15,19 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from deploy_kit.errors import ExportError, UserError
-from deploy_kit.exporters.base import Exported, Exporter, Options, PrecisionOptions, Ran, Requirement, save_inputs
+from deploy_kit.exporters.base import (
+    Exported,
+    Exporter,
+    Options,
+    PrecisionOptions,
+    Ran,
+    Requirement,
+    packaged_policy,
+    save_inputs,
+)
 from deploy_kit.exporters.mobile.interpreter import FIX, INSTALL, Interpreter, find_interpreter
 from deploy_kit.exporters.torchscript_int8 import SCHEME, to_quantized_operators
 from deploy_kit.fusion import Policy
-from deploy_kit.fusion.policy import Choice
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.precision import Lowered, lower
@@ -32,45 +40,6 @@ QNNPACK = "qnnpack"
 
 NOT_LOADED = "the file cannot be loaded"
 """How the worker's last words begin where the interpreter refuses a file."""
-
-EXACT = "exact and never slower: work that the model's form does and its function does not need"
-
-POLICY = Policy(
-    (
-        Choice("constant_folding", EXACT),
-        Choice("decompose_attention", "the interpreter that phones have knows no scaled_dot_product_attention"),
-        Choice("decompose_rms_norm", "the interpreter that phones have knows no rms_norm"),
-        Choice("batch_norm_into_producer", EXACT),
-        Choice("batch_norm_into_consumer", "EdgeViT-S 1.01, XXS 1.04 times faster"),
-        Choice("batch_norm_into_classifier", EXACT),
-        Choice("identity_into_depthwise", EXACT),
-        Choice("attention_scale_into_query", EXACT),
-        Choice("average_pool_to_slice", "needed by slice_before_layer_norm"),
-        Choice("slice_before_layer_norm", "EdgeViT-S 1.005, XXS 1.05 times faster"),
-        Choice("slice_into_pointwise_conv", EXACT),
-        Choice("layer_norm_affine_into_linear", EXACT),
-        Choice("transposed_conv_to_product", "EdgeViT-S 1.06, XXS 1.07 times faster than the prepacked operator"),
-        Choice(
-            "pointwise_conv_to_linear",
-            "as the only change to the published model, EdgeViT-S 1.22, XXS 1.26 times faster on x86, "
-            "where GELU is slow on channels-last images; "
-            "equal where GELU is not",
-        ),
-        Choice("compose_permutations", "needed by pointwise_conv_to_linear"),
-        Choice("sink_permutations", "needed by pointwise_conv_to_linear"),
-        Choice("mean_before_linear", "EdgeViT-S 1.01, XXS 1.03 times faster"),
-        Choice("channels_last_input", "together with another form of the stem, EdgeViT-S 1.02, XXS 1.07 times faster"),
-        Choice("elementwise_in_place", "EdgeViT-S 1.03, XXS 1.05 times faster: no copies into the mobile allocator"),
-    )
-)
-"""The figures come from a hand-written EdgeViT in the form that these passes make, on the mobile interpreter
-(torch 1.13, XNNPACK, x86-64, 1 thread): median time without one rewrite over that with it, all others in
-place. Two were measured otherwise, and say so. The passes themselves have been timed only all together, by
-the suite ``edgevit_torchscript_lite``."""
-
-
-INT8_POLICY = Policy(tuple(choice for choice in POLICY.passes if choice.name != "elementwise_in_place"))
-"""A value that is stored in int8 is read more than once, and must not be written over."""
 
 
 class TorchScriptLiteOptions(PrecisionOptions):
@@ -101,7 +70,10 @@ class TorchScriptLite(Exporter):
         return [Requirement("mobile interpreter", found, purpose, INSTALL, optional=True)]
 
     def policy(self, options: TorchScriptLiteOptions) -> Policy:
-        return POLICY if options.precision == "fp32" else INT8_POLICY
+        policy = packaged_policy("torchscript-lite.cpu")
+        if options.precision == "fp32":
+            return policy
+        return policy.toggled("elementwise_in_place")  # what is stored in int8 is read more than once
 
     def lower(self, graph: Graph, options: TorchScriptLiteOptions) -> Lowered:
         return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)

@@ -81,10 +81,10 @@ def fuse_graph(graph: Graph, policy: Policy) -> tuple[Graph, list[Rewrite]]:
     """
     fused = graph.copy()
     rewrites: list[Rewrite] = []
-    for choice in policy.passes:
-        if choice.name not in PASSES:
-            raise unknown_name("pass", choice.name, PASSES)
-        rewrites += PASSES[choice.name].run(fused)
+    for name in policy.names:
+        if name not in PASSES:
+            raise unknown_name("pass", name, PASSES)
+        rewrites += PASSES[name].run(fused)
     fused.clean()
     return fused, rewrites
 

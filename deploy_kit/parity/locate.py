@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from deploy_kit.exporters.base import Exporter
-from deploy_kit.fusion import PASSES, Policy
+from deploy_kit.fusion import PASSES
 from deploy_kit.graph import Graph, is_view, module_path
 from deploy_kit.parity.compare import LIMITS, Comparison, Limits, compare
 from deploy_kit.parity.reference import Reference, in_float64, run_module, widen_inputs
@@ -44,38 +44,40 @@ class Divergence:
     taps: list[Tap] = field(default_factory=list)
 
 
-def locate(loaded: LoadedModel, fused: Graph, exporter: Exporter, options: Any) -> str | None:
+def locate(loaded: LoadedModel, fused: Graph, passes: Sequence[str], exporter: Exporter, options: Any) -> str | None:
     """Where a float32 artifact leaves its model; None where that cannot be told, for whatever reason."""
     try:
-        found = diverge(loaded, fused, exporter, options, LIMITS["fp32"])
+        found = diverge(loaded, fused, passes, exporter, options, LIMITS["fp32"])
     except Exception:  # whatever the search meets, it must not hide the failed proof itself
         return None
     return None if found is None else found.where
 
 
-def diverge(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Any, limits: Limits) -> Divergence | None:
+def diverge(
+    loaded: LoadedModel, graph: Graph, passes: Sequence[str], exporter: Exporter, options: Any, limits: Limits
+) -> Divergence | None:
     """The first place where an artifact leaves its model; None where none is found.
 
-    Capture and each pass are compared in float64. Then ``graph``, which is what the target is given, is exported
-    with intermediate tensors as outputs, and run by its runtime; and once more with all tensors between the last
-    that is within ``limits`` and the first that is not. They are compared with float64, or where ``limits`` are
-    those of a reduced precision, with what PyTorch makes of the reduced graph.
+    Capture and each of the ``passes``, which made ``graph``, are compared in float64. Then ``graph``, which is what
+    the target is given, is exported with intermediate tensors as outputs, and run by its runtime; and once more with
+    all tensors between the last that is within ``limits`` and the first that is not. They are compared with float64,
+    or where ``limits`` are those of a reduced precision, with what PyTorch makes of the reduced graph.
 
     Raises:
         DeployKitError: the graph cannot be exported with more outputs, or not be run.
     """
-    where = _in_passes(loaded, exporter.policy(options))
+    where = _in_passes(loaded, passes)
     return Divergence(where) if where is not None else _in_exporter(graph, exporter, options, limits)
 
 
-def _in_passes(loaded: LoadedModel, policy: Policy) -> str | None:
+def _in_passes(loaded: LoadedModel, passes: Sequence[str]) -> str | None:
     graph = loaded.capture()
     inputs = widen_inputs(graph.example_inputs)
     expected = run_module(in_float64(loaded.module), inputs)
     widened = widen(graph)
     if not _equal(run_module(widened.module, inputs), expected):
         return "capture: the graph is not the model"
-    for name in policy.names:
+    for name in passes:
         rewrites = PASSES[name].run(widened)
         if not _equal(run_module(widened.module, inputs), expected):
             modules = ", ".join(dict.fromkeys(rewrite.module or "the model" for rewrite in rewrites))

@@ -13,6 +13,7 @@ from deploy_kit.benchmarks.timing import machine
 from deploy_kit.errors import ExportError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Exporter, Options
+from deploy_kit.fusion.policy import policy_of
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.profile.attribution import Work, works
@@ -111,7 +112,7 @@ def profile(
     if loaded is None:
         with stages.stage("load the model"):
             loaded = reload_model(manifest, weights)
-    graph = lower(loaded, exporter, options, stages)
+    graph = lower(loaded, exporter, options, stages, policy_of(manifest.fusion.passes))
     with stages.stage("time the operators"):
         timed = time_operators(opened, graph, exporter, options, threads, iterations)
     with stages.stage("measure the machine's peaks"):

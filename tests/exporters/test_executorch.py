@@ -10,8 +10,9 @@ from deploy_kit.api import Artifact
 from deploy_kit.capture import capture
 from deploy_kit.errors import ExportError, MissingDependencyError, UserError
 from deploy_kit.exporters import executorch as target
+from deploy_kit.exporters.base import packaged_policy
 from deploy_kit.exporters.executorch import BUNDLE, INSTALL, Executorch, ExecuTorchOptions
-from deploy_kit.fusion import Policy, fuse_graph
+from deploy_kit.fusion import fuse_graph
 from deploy_kit.graph import Graph, aten
 from deploy_kit.models.edgevit import LGLBlock, PatchEmbed
 from deploy_kit.outcome import Outcome
@@ -21,7 +22,7 @@ from tests.fusion.support import Shapes, noise, relative_error
 from tests.fusion.test_passes import random_model
 from tests.support import export_to, load_tiny, once, random
 
-POLICIES = {"xnnpack": target.XNNPACK_POLICY, "others": target.POLICY}
+POLICIES = {name: packaged_policy(f"executorch.{name}") for name in ("cpu", "npu")}
 
 
 @pytest.fixture(scope="session")
@@ -171,16 +172,10 @@ def test_the_policies_are_exact_for_random_models(name: str, seed: int) -> None:
 
 
 def test_the_policy_leaves_edgevit_nothing_that_xnnpack_lacks(edgevit_xxs_graph: Graph) -> None:
-    graph, _ = fuse_graph(edgevit_xxs_graph, target.XNNPACK_POLICY)
+    graph, _ = fuse_graph(edgevit_xxs_graph, POLICIES["cpu"])
     lacking = (aten.layer_norm.default, aten.matmul.default, aten.unbind.int, aten.slice.Tensor, aten.select.int)
     assert not list(graph.calls(*lacking, aten.avg_pool2d.default, aten.batch_norm.default))
-    assert fuse_graph(graph, target.XNNPACK_POLICY)[1] == []
-
-
-def test_every_choice_of_the_policies_has_a_reason() -> None:
-    for policy in POLICIES.values():
-        assert isinstance(policy, Policy)
-        assert all(choice.why for choice in policy.passes)
+    assert fuse_graph(graph, POLICIES["cpu"])[1] == []
 
 
 def test_without_executorch_the_command_for_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
