@@ -94,6 +94,50 @@ class FusionRecord(_Record):
     after: Statistics
 
 
+class RatioRecord(_Record):
+    """How many times faster one file is than another: the median over processes, and its range."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+class TrialRecord(_Record):
+    """One change that a search for the fastest form tried, ``over`` the changes that it had taken before.
+
+    ``faster`` is against the form without it; None where it was not timed. ``noise_ratio`` is of its proof.
+    """
+
+    change: str
+    over: list[str]
+    result: str
+    taken: bool
+    faster: RatioRecord | None = None
+    noise_ratio: float | None = None
+
+
+class TuningRecord(_Record):
+    """How the form of an artifact was found: where and how it was measured, and everything that was tried.
+
+    ``noise`` is how many times faster a file seemed than a copy of itself. ``complete`` is whether the budget was
+    enough for every change. ``faster`` is the artifact's form against the target's own; None where that was kept.
+    """
+
+    created: str
+    device: str
+    described: str
+    threads: int
+    warmup: int
+    iterations: int
+    budget_s: float
+    spent_s: float
+    noise: float
+    trials: list[TrialRecord]
+    complete: bool
+    taken: list[str]
+    faster: RatioRecord | None
+
+
 class FileRecord(_Record):
     """One file of the artifact, by its path in the folder."""
 
@@ -124,6 +168,7 @@ class Manifest(_Record):
     files: Annotated[list[FileRecord], Field(min_length=1)]
     proof: Proof
     measurements: list[dict[str, Any]] = []
+    tuning: TuningRecord | None = None
 
     def to_json(self) -> str:
         """The document's text."""

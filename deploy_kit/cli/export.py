@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Mode
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
     from deploy_kit.errors import DeployKitError
+    from deploy_kit.manifest import RatioRecord, TuningRecord
     from deploy_kit.parity.proof import Proof
     from deploy_kit.sources import LoadedModel
     from deploy_kit.stages import Stages
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 ALL = "all"
 """The name that stands for every installed target."""
+
+LOCAL = "local"
+"""The device that tuning measures on, where none is named."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class ExportResult:
     operators: int | None
     delegated_share: float | None
     seconds: float | None
+    tuning: TuningRecord | None
     notes: list[str]
     error: str | None
 
@@ -84,6 +90,13 @@ def command(
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Keep an fp16 or int8 artifact that loses more than its limits.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure equivalent forms, each proven, and keep the fastest.")
+    ] = False,
+    tune_budget: Annotated[
+        str | None, typer.Option(help="Of --tune: when to try no more forms, such as 90s or 10m; none is 120s.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="What --tune measures on; none is local, this machine.")] = None,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
     dynamic_batch: Annotated[bool | None, typer.Option("--dynamic-batch", help="onnx: leave the batch free.")] = None,
     ort_format: Annotated[
@@ -117,6 +130,7 @@ def command(
     """Fuse MODEL, export it to each target, prove each artifact and write its manifest."""
     from deploy_kit.api import artifact_folder, export
     from deploy_kit.artifact import check_free
+    from deploy_kit.benchmarks.tuning import tune as search
     from deploy_kit.cli.console import show_stages
     from deploy_kit.errors import ExportError, MissingDependencyError, ProofError
     from deploy_kit.exporters import list_targets
@@ -141,6 +155,7 @@ def command(
         "compress": compress,
         "compute_capability": compute_capability,
     }
+    budget = _tuning_budget(tune, tune_budget, device, allow_lossy)
     names = list_targets() if target == [ALL] else target
     options, refused = split_options(names, {name: value for name, value in given.items() if value is not None})
     results = []
@@ -160,15 +175,27 @@ def command(
         for name, chosen in options.items():
             first = len(stages.finished)
             try:
-                artifact = export(
-                    loaded,
-                    name,
-                    out=out,
-                    options=chosen,
-                    force=force,
-                    allow_lossy=allow_lossy,
-                    stages=_prefixed(stages, name),
-                )
+                if budget is None:
+                    artifact = export(
+                        loaded,
+                        name,
+                        out=out,
+                        options=chosen,
+                        force=force,
+                        allow_lossy=allow_lossy,
+                        stages=_prefixed(stages, name),
+                    )
+                else:
+                    artifact = search(
+                        loaded,
+                        name,
+                        device=device or LOCAL,
+                        budget=budget,
+                        out=out,
+                        options=chosen,
+                        force=force,
+                        stages=_prefixed(stages, name),
+                    )
                 results.append(_success(loaded, artifact, stages, first))
             except (ExportError, ProofError, MissingDependencyError) as error:
                 if len(options) + len(refused) == 1:
@@ -182,6 +209,25 @@ def command(
     harmless = {Outcome.UNAVAILABLE} if target == [ALL] else set()
     if any(result.error and result.outcome not in harmless for result in results):
         raise typer.Exit(1)
+
+
+def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_lossy: bool) -> float | None:
+    """Seconds to search for the fastest form in; None where there is no search."""
+    from deploy_kit.benchmarks.devices import get_device
+    from deploy_kit.errors import UserError
+
+    if not tune:
+        for name, value in (("tune-budget", budget), ("device", device)):
+            if value is not None:
+                raise UserError(f"--{name} means nothing without --tune", fix="add --tune, or leave it out")
+        return None
+    if allow_lossy:
+        raise UserError("--tune compares forms that are proven, and none is lossy", fix="leave out --allow-lossy")
+    get_device(device or LOCAL)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", budget or "120s")
+    if found is None:
+        raise UserError(f"--tune-budget {budget!r} is no time", fix="write it as 90s, 10m or 1h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def split_options(
@@ -243,6 +289,7 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         operators=sum(artifact.manifest.operators.values()),
         delegated_share=artifact.manifest.delegated_share,
         seconds=_seconds(stages, first),
+        tuning=artifact.manifest.tuning,
         notes=[*artifact.manifest.notes, *_notes_on(proof)],
         error=None,
     )
@@ -276,6 +323,7 @@ def _failure(loaded: LoadedModel, target: str, error: DeployKitError, seconds: f
         operators=None,
         delegated_share=None,
         seconds=seconds,
+        tuning=None,
         notes=[],
         error=str(error),
     )
@@ -300,8 +348,40 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
             if result.artifact is not None:
                 print_line(f"{result.target}: {result.artifact}")
     for result in results:
+        if result.tuning is not None:
+            _print_tuning(result.target, result.tuning)
+    for result in results:
         for note in result.notes:
             print_note(f"{result.target}: {note}")
+
+
+def _print_tuning(target: str, tuning: TuningRecord) -> None:
+    print_table(
+        f"{target}: what was tried on {tuning.device} ({tuning.described}), {tuning.threads} thread, each proven",
+        ["change", "times faster", "lowest", "highest", "result"],
+        [
+            (
+                trial.change,
+                *((None,) * 3 if trial.faster is None else _digits(trial.faster)),
+                "faster: kept" if trial.taken else trial.result,
+            )
+            for trial in tuning.trials
+        ],
+    )
+    if tuning.faster is None:
+        print_line(f"{target}: nothing is faster than the target's own form, which was kept")
+    else:
+        median, lowest, highest = _digits(tuning.faster)
+        print_line(
+            f"{target}: {', '.join(tuning.taken)}: {median} ({lowest} to {highest}) times faster than its own form"
+        )
+    untried = sum(trial.result == "not tried" for trial in tuning.trials)
+    if untried:
+        print_note(f"{target}: {untried} changes were not tried; the same command with --force goes on with them")
+
+
+def _digits(ratio: RatioRecord) -> tuple[str, str, str]:
+    return f"{ratio.median:.3f}", f"{ratio.lowest:.3f}", f"{ratio.highest:.3f}"
 
 
 def _row(result: ExportResult) -> dict[str, object]:

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from deploy_kit.api import export, verify
+from deploy_kit.artifact import open_artifact
+from deploy_kit.benchmarks import tuning
+from deploy_kit.benchmarks.devices import DEVICES, Device, Local, get_device
+from deploy_kit.benchmarks.timing import Rounds
+from deploy_kit.benchmarks.tuning import tune
+from deploy_kit.errors import ExportError, UserError
+from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.fusion import PASSES, Pass, Policy
+from deploy_kit.fusion.policy import Choice, Measured
+from deploy_kit.graph import Graph, aten
+from deploy_kit.outcome import Outcome
+from deploy_kit.sources import LoadedModel, load_model
+from deploy_kit.stages import Stages
+from tests.support import TINY, TINY_SIZE, load_tiny
+
+POLICY = Policy(
+    (
+        Choice("batch_norm_into_producer", "needed", needed=True),
+        Choice("identity_into_depthwise", "gains"),
+        Choice("decompose_rms_norm", "nothing to do", on=False),
+        Choice("layer_norm_to_products", "costs", on=False),
+    )
+)
+
+
+class MemoryOptions(Options):
+    """Options of `Memory`."""
+
+    slow: bool = False
+
+
+class Memory(Exporter):
+    """A target whose runtime is PyTorch, and whose files only name the graphs that it keeps."""
+
+    name = "memory"
+    summary = "for tests"
+    options_type = MemoryOptions
+    graphs: ClassVar[dict[str, Graph]] = {}
+    chosen: ClassVar[Policy] = POLICY
+    others: ClassVar[dict[str, list[Any]]] = {}
+
+    def requirements(self) -> list[Requirement]:
+        return []
+
+    def policy(self, options: MemoryOptions) -> Policy:
+        return self.chosen
+
+    def alternatives(self, options: MemoryOptions) -> dict[str, list[Any]]:
+        return self.others
+
+    def export(self, graph: Graph, folder: Path, options: MemoryOptions, stages: Stages) -> Exported:
+        operators = Counter(node.target.__name__ for node in graph.nodes if node.op == "call_function")
+        self.graphs[str(id(graph))] = graph
+        text = json.dumps({"graph": str(id(graph)), "operators": operators, "slow": options.slow})
+        (folder / "model.json").write_text(text)
+        return Exported("model.json", dict(operators), {"memory": "1"})
+
+    def run(self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: Any, details: dict[str, Any]) -> Ran:
+        graph = self.graphs[json.loads(file.read_text())["graph"]]
+        with torch.no_grad():
+            return Ran([[graph.module(*case)] for case in inputs], "memory 1")
+
+
+@dataclass
+class Bench(Device):
+    """A device on which an inference takes as long as its file has operators, and some have a cost of their own."""
+
+    name = "bench"
+    costs: dict[str, float] = field(default_factory=dict)
+    noise: Callable[[], float] = lambda: 1.0
+    races: int = 0
+    about: str = "counts operators"
+
+    @property
+    def description(self) -> str:
+        return self.about
+
+    def require(self, target: str) -> None:
+        pass
+
+    def time_files(
+        self,
+        target: str,
+        files: Mapping[str, Path],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        self.races += 1
+        rounds = []
+        for _ in range(processes):
+            noise = self.noise()
+            rounds.append({name: [self._seconds(files[name]) * noise**index] for index, name in enumerate(files)})
+        return rounds
+
+    def _seconds(self, file: Path) -> float:
+        document = json.loads(file.read_text())
+        calls = document["operators"].items()
+        return sum(count * self.costs.get(name, 1.0) for name, count in calls) + 100 * document["slow"]
+
+
+class _Installed(dict[str, Any]):
+    """Entry points with one target."""
+
+    @property
+    def names(self) -> set[str]:
+        return set(self)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    bench = Bench()
+    monkeypatch.setitem(DEVICES, "bench", lambda: bench)  # type: ignore[arg-type]  # one device for all calls
+    point = SimpleNamespace(load=lambda: Memory)
+    monkeypatch.setattr("deploy_kit.exporters.entry_points", lambda group: _Installed(memory=point))
+    return bench
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LoadedModel:
+    return load_tiny()
+
+
+def run(model: LoadedModel, folder: Path, **options: Any) -> Any:
+    return tune(model, "memory", device="bench", out=folder, **options)
+
+
+def results(artifact: Any) -> dict[str, str]:
+    return {trial.change: trial.result for trial in artifact.manifest.tuning.trials}
+
+
+def test_what_is_faster_is_taken_and_what_is_slower_is_not(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    artifact = run(tiny, tmp_path)
+    tuned = artifact.manifest.tuning
+    assert results(artifact) == {
+        "with decompose_rms_norm": "changes nothing here",
+        "with layer_norm_to_products": "slower",
+        "without identity_into_depthwise": "slower",
+    }
+    assert (tuned.taken, tuned.faster, tuned.complete) == ([], None, True)
+    assert artifact.manifest.fusion.passes == POLICY.names
+    device.costs = {"layer_norm.default": 90.0}
+    artifact = run(tiny, tmp_path, force=True)
+    tuned = artifact.manifest.tuning
+    assert tuned.taken == ["with layer_norm_to_products"]
+    assert tuned.faster.lowest > 1
+    assert "layer_norm_to_products" in artifact.manifest.fusion.passes
+    assert artifact.manifest.outcome == Outcome.OK
+    assert open_artifact(artifact.folder).manifest == artifact.manifest
+
+
+def test_a_pass_that_costs_time_on_the_device_is_left_out(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    device.costs = {"conv2d.default": 5.0, "add.Tensor": -2.0}
+    artifact = run(tiny, tmp_path)
+    assert artifact.manifest.tuning.taken == ["without identity_into_depthwise"]
+    assert artifact.manifest.fusion.passes == ["batch_norm_into_producer"]
+    second = next(trial for trial in artifact.manifest.tuning.trials if trial.change == "with layer_norm_to_products")
+    assert second.over in ([], ["without identity_into_depthwise"])
+
+
+def test_a_tuned_artifact_is_proven_again_from_its_manifest(device: Bench, tmp_path: Path) -> None:
+
+    artifact = run(load_model(TINY, input_size=TINY_SIZE), tmp_path)
+    assert verify(artifact.folder).passed
+
+
+def test_a_form_that_is_wrong_is_never_timed(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubles(graph: Graph) -> list[tuple[fx.Node, str]]:
+        (output,) = [node for node in graph.nodes if node.op == "output"]
+        old = output.all_input_nodes[0]
+        new = graph.call(aten.mul.Scalar, old, 2.0, before=output)
+        output.replace_input_with(old, new)
+        return [(new, "wrong")]
+
+    monkeypatch.setitem(PASSES, "doubles", Pass("doubles", doubles))
+    policy = Policy((Choice("batch_norm_into_producer", "", needed=True), Choice("doubles", "", on=False)))
+    monkeypatch.setattr(Memory, "chosen", policy)
+    device.costs = {"mul.Scalar": -3.0}
+    artifact = run(tiny, tmp_path)
+    (trial,) = artifact.manifest.tuning.trials
+    assert trial.result.startswith("mismatch")
+    assert trial.faster is None
+    assert artifact.manifest.tuning.taken == []
+    assert device.races == 2  # of the file with itself
+
+
+def test_with_no_budget_the_own_form_is_kept_and_nothing_is_tried(
+    tiny: LoadedModel, device: Bench, tmp_path: Path
+) -> None:
+    artifact = run(tiny, tmp_path, budget=0)
+    assert set(results(artifact).values()) == {"not tried"}
+    assert not artifact.manifest.tuning.complete
+    assert artifact.manifest.fusion.passes == POLICY.names
+    assert artifact.manifest.tuning.faster is None
+
+
+def test_a_search_goes_on_where_it_stopped(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    run(tiny, tmp_path, budget=0)
+    notes = tmp_path / tiny.name / "memory.tuning.json"
+    assert notes.is_file()
+    assert device.races == 2  # of the file with itself
+    artifact = run(tiny, tmp_path, force=True)
+    assert artifact.manifest.tuning.complete
+    assert not notes.exists()  # everything was tried
+    rest = device.races - 2
+    device.races = 0
+    run(tiny, tmp_path, force=True)
+    assert device.races == 2 + rest
+
+
+def test_what_was_tried_is_not_tried_again(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.Notes, "forget", lambda self: None)
+    first = run(tiny, tmp_path)
+    races = device.races
+    again = run(tiny, tmp_path, force=True)
+    assert again.manifest.tuning.trials == first.manifest.tuning.trials
+    assert device.races == races
+
+
+def test_notes_on_another_search_are_not_used(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny, tmp_path, budget=0)
+    notes = tmp_path / tiny.name / "memory.tuning.json"
+    document = json.loads(notes.read_text())
+    document["trials"].append({"change": "with layer_norm_to_products", "over": [], "result": "lies", "taken": False})
+    notes.write_text(json.dumps(document))
+    assert "lies" in results(run(tiny, tmp_path, force=True, budget=0)).values()
+    device.about = "another device"
+    assert "lies" not in results(run(tiny, tmp_path, force=True, budget=0)).values()
+
+
+def test_damaged_notes_are_one_error_that_says_what_to_do(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    (tmp_path / tiny.name).mkdir()
+    (tmp_path / tiny.name / "memory.tuning.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read") as error:
+        run(tiny, tmp_path)
+    assert "delete it" in error.value.fix
+    assert not (tmp_path / tiny.name / "memory").exists()
+
+
+def test_a_gain_within_the_noise_is_not_taken(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    device.noise = lambda: 0.5  # whatever comes second seems twice as fast, a copy of the same file too
+    device.costs = {"conv2d.default": 1.1}
+    artifact = run(tiny, tmp_path)
+    assert artifact.manifest.tuning.noise == 2
+    assert artifact.manifest.tuning.taken == []
+
+
+def test_a_gain_that_not_every_process_sees_is_not_taken(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
+    device.costs = {"layer_norm.default": 90.0}
+    turns = itertools.count()
+    device.noise = lambda: 9.0 if next(turns) % 3 == 2 else 1.0
+    assert run(tiny, tmp_path).manifest.tuning.taken == []
+
+
+def test_a_model_whose_own_form_is_wrong_is_not_searched(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "GOOD", ())
+    with pytest.raises(ExportError, match="only forms that are proven") as error:
+        run(tiny, tmp_path)
+    assert "without --tune" in error.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_those_that_gained_most_elsewhere_come_first(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = (Measured("m", 1.2, 1.1, 1.3),)
+    policy = Policy(
+        (
+            Choice("batch_norm_into_producer", "gains", measured=measured),
+            Choice("identity_into_depthwise", "costs", measured=(Measured("m", 0.7, 0.6, 0.8),)),
+            Choice("mean_before_linear", "gains", on=False, measured=measured),
+            Choice("decompose_attention", "unknown", on=False),
+        )
+    )
+    monkeypatch.setattr(Memory, "chosen", policy)
+    assert list(results(run(tiny, tmp_path, budget=0))) == [
+        "without identity_into_depthwise",
+        "with mean_before_linear",
+        "with decompose_attention",
+        "without batch_norm_into_producer",
+    ]
+
+
+def test_options_are_tried_as_well(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Memory, "others", {"slow": [False]})
+    artifact = tune(tiny, "memory", device="bench", out=tmp_path, options={"slow": True})
+    assert "slow = False" in artifact.manifest.tuning.taken
+    assert artifact.manifest.options == {"slow": False}
+
+
+def test_this_machine_times_files_of_its_runtimes_alone(tmp_path: Path) -> None:
+    assert isinstance(get_device("local"), Local)
+    with pytest.raises(UserError, match="coreml cannot be timed here"):
+        tune("edgevit_digits", "coreml", out=tmp_path)
+    with pytest.raises(UserError, match="no device called 'phone'"):
+        tune("edgevit_digits", "onnx", device="phone", out=tmp_path)
+
+
+def test_this_machine_times_real_files(tiny: LoadedModel, tmp_path: Path) -> None:
+    artifact = export(tiny, "onnx", out=tmp_path, options={"simplify": False})
+    inputs = tuple(torch.zeros(shape) for shape in tiny.input_shapes)
+    files = {"a": artifact.main_file, "b": artifact.main_file}
+    rounds = get_device("local").time_files("onnx", files, inputs, processes=2, warmup=1, iterations=3)
+    assert [{name: len(times) for name, times in result.items()} for result in rounds] == 2 * [{"a": 3, "b": 3}]
+    assert all(seconds > 0 for result in rounds for times in result.values() for seconds in times)
