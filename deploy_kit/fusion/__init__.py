@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from deploy_kit.errors import unknown_name
+from deploy_kit.fusion.affine_into_neighbours import affine_into_neighbours
 from deploy_kit.fusion.attention_scale_into_query import attention_scale_into_query
 from deploy_kit.fusion.average_pool_to_slice import average_pool_to_slice
 from deploy_kit.fusion.batch_norm_into_classifier import batch_norm_into_classifier
 from deploy_kit.fusion.batch_norm_into_consumer import batch_norm_into_consumer
 from deploy_kit.fusion.batch_norm_into_producer import batch_norm_into_producer
 from deploy_kit.fusion.channels_last_input import channels_last_input
+from deploy_kit.fusion.common_subexpressions import common_subexpressions
 from deploy_kit.fusion.compose_permutations import compose_permutations
 from deploy_kit.fusion.constant_folding import constant_folding
 from deploy_kit.fusion.decompose_attention import decompose_attention
@@ -19,13 +21,19 @@ from deploy_kit.fusion.group_norm_to_products import group_norm_to_products
 from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
 from deploy_kit.fusion.layer_norm_affine_into_linear import layer_norm_affine_into_linear
 from deploy_kit.fusion.layer_norm_to_products import layer_norm_to_products
+from deploy_kit.fusion.linear_into_linear import linear_into_linear
 from deploy_kit.fusion.linear_to_pointwise_conv import linear_to_pointwise_conv
 from deploy_kit.fusion.matmul_to_bmm import matmul_to_bmm
 from deploy_kit.fusion.mean_before_linear import mean_before_linear
 from deploy_kit.fusion.mean_keeps_dims import mean_keeps_dims
+from deploy_kit.fusion.merge_parallel_projections import merge_parallel_projections
+from deploy_kit.fusion.pad_into_convolution import pad_into_convolution
+from deploy_kit.fusion.parallel_convs_into_one import parallel_convs_into_one
 from deploy_kit.fusion.pointwise_conv_to_linear import pointwise_conv_to_linear
 from deploy_kit.fusion.policy import Policy
+from deploy_kit.fusion.rank_four_views import rank_four_views
 from deploy_kit.fusion.rewrite import Pass, Rewrite
+from deploy_kit.fusion.roll_to_slices import roll_to_slices
 from deploy_kit.fusion.sink_permutations import sink_permutations
 from deploy_kit.fusion.slice_before_layer_norm import slice_before_layer_norm
 from deploy_kit.fusion.slice_into_pointwise_conv import slice_into_pointwise_conv
@@ -40,24 +48,32 @@ PASSES: dict[str, Pass] = {
     function.__name__: Pass(function.__name__, function)
     for function in (
         constant_folding,
+        common_subexpressions,
         decompose_attention,
         decompose_rms_norm,
         decompose_tanh_gelu,
+        pad_into_convolution,
         batch_norm_into_producer,
         batch_norm_into_consumer,
         batch_norm_into_classifier,
+        affine_into_neighbours,
+        parallel_convs_into_one,
         identity_into_depthwise,
         attention_scale_into_query,
         average_pool_to_slice,
         slice_before_layer_norm,
         slice_into_pointwise_conv,
         layer_norm_affine_into_linear,
+        linear_into_linear,
         transposed_conv_to_product,
         pointwise_conv_to_linear,
         compose_permutations,
+        roll_to_slices,
+        rank_four_views,
         sink_permutations,
         mean_before_linear,
         split_joint_projection,
+        merge_parallel_projections,
         layer_norm_to_products,
         group_norm_to_products,
         linear_to_pointwise_conv,
