@@ -12,6 +12,7 @@ from deploy_kit.fusion.batch_norm_into_producer import batch_norm_into_producer
 from deploy_kit.fusion.channels_last_input import channels_last_input
 from deploy_kit.fusion.common_subexpressions import common_subexpressions
 from deploy_kit.fusion.compose_permutations import compose_permutations
+from deploy_kit.fusion.compose_views import compose_views
 from deploy_kit.fusion.constant_folding import constant_folding
 from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
@@ -70,6 +71,7 @@ PASSES: dict[str, Pass] = {
         compose_permutations,
         roll_to_slices,
         rank_four_views,
+        compose_views,
         sink_permutations,
         mean_before_linear,
         split_joint_projection,
