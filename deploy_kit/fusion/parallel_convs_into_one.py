@@ -31,8 +31,11 @@ def parallel_convs_into_one(graph: Graph) -> list[tuple[fx.Node, str]]:
             continue
         adds, terms = _sum(root)
         branches = [branch for term in terms if (branch := _branch(graph, term)) is not None]
-        for group in _alike(branches):
-            others = [term for term in terms if all(term is not branch.node for branch in branches)]
+        for alike in _alike(branches):
+            group = [branch for branch in alike if branch.node in terms]
+            if not group:
+                continue
+            others = [term for term in terms if all(term is not branch.node for branch in group)]
             gains = [(term, gain) for term in others if (gain := _gain(graph, term, group[0])) is not None]
             if not _pays(group, gains):
                 continue
@@ -81,7 +84,7 @@ def _is_plain(node: fx.Node | None) -> bool:
 
 
 def _sum(root: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The sums that make a sum of several terms, and the terms."""
+    """The sums that make a sum of several terms, and the terms in order of execution."""
     adds, terms = [root], []
     for add in adds:
         for x in (operand(add, 0), operand(add, 1)):
@@ -89,7 +92,7 @@ def _sum(root: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
                 adds.append(x)
             else:
                 terms.append(x)
-    return adds, terms
+    return adds, sorted(terms)
 
 
 def _branch(graph: Graph, term: fx.Node) -> _Branch | None:
