@@ -2,31 +2,25 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from deploy_kit.api import export, verify
 from deploy_kit.artifact import open_artifact
 from deploy_kit.benchmarks import tuning
-from deploy_kit.benchmarks.devices import DEVICES, Device, Local, get_device
-from deploy_kit.benchmarks.timing import Rounds
+from deploy_kit.benchmarks.devices import Local, get_device
 from deploy_kit.benchmarks.tuning import tune
 from deploy_kit.errors import ExportError, UserError
-from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
 from deploy_kit.fusion import PASSES, Pass, Policy
 from deploy_kit.fusion.policy import Choice, Measured
 from deploy_kit.graph import Graph, aten
 from deploy_kit.outcome import Outcome
 from deploy_kit.sources import LoadedModel, load_model
-from deploy_kit.stages import Stages
+from tests.benchmarks.support import Bench, Memory, install
 from tests.support import TINY, TINY_SIZE, load_tiny
 
 POLICY = Policy(
@@ -39,99 +33,10 @@ POLICY = Policy(
 )
 
 
-class MemoryOptions(Options):
-    """Options of `Memory`."""
-
-    slow: bool = False
-
-
-class Memory(Exporter):
-    """A target whose runtime is PyTorch, and whose files only name the graphs that it keeps."""
-
-    name = "memory"
-    summary = "for tests"
-    options_type = MemoryOptions
-    graphs: ClassVar[dict[str, Graph]] = {}
-    chosen: ClassVar[Policy] = POLICY
-    others: ClassVar[dict[str, list[Any]]] = {}
-
-    def requirements(self) -> list[Requirement]:
-        return []
-
-    def policy(self, options: MemoryOptions) -> Policy:
-        return self.chosen
-
-    def alternatives(self, options: MemoryOptions) -> dict[str, list[Any]]:
-        return self.others
-
-    def export(self, graph: Graph, folder: Path, options: MemoryOptions, stages: Stages) -> Exported:
-        operators = Counter(node.target.__name__ for node in graph.nodes if node.op == "call_function")
-        self.graphs[str(id(graph))] = graph
-        text = json.dumps({"graph": str(id(graph)), "operators": operators, "slow": options.slow})
-        (folder / "model.json").write_text(text)
-        return Exported("model.json", dict(operators), {"memory": "1"})
-
-    def run(self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: Any, details: dict[str, Any]) -> Ran:
-        graph = self.graphs[json.loads(file.read_text())["graph"]]
-        with torch.no_grad():
-            return Ran([[graph.module(*case)] for case in inputs], "memory 1")
-
-
-@dataclass
-class Bench(Device):
-    """A device on which an inference takes as long as its file has operators, and some have a cost of their own."""
-
-    name = "bench"
-    costs: dict[str, float] = field(default_factory=dict)
-    noise: Callable[[], float] = lambda: 1.0
-    races: int = 0
-    about: str = "counts operators"
-
-    @property
-    def description(self) -> str:
-        return self.about
-
-    def require(self, target: str) -> None:
-        pass
-
-    def time_files(
-        self,
-        target: str,
-        files: Mapping[str, Path],
-        inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
-    ) -> Rounds:
-        self.races += 1
-        rounds = []
-        for _ in range(processes):
-            noise = self.noise()
-            rounds.append({name: [self._seconds(files[name]) * noise**index] for index, name in enumerate(files)})
-        return rounds
-
-    def _seconds(self, file: Path) -> float:
-        document = json.loads(file.read_text())
-        calls = document["operators"].items()
-        return sum(count * self.costs.get(name, 1.0) for name, count in calls) + 100 * document["slow"]
-
-
-class _Installed(dict[str, Any]):
-    """Entry points with one target."""
-
-    @property
-    def names(self) -> set[str]:
-        return set(self)
-
-
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    bench = Bench()
-    monkeypatch.setitem(DEVICES, "bench", lambda: bench)  # type: ignore[arg-type]  # one device for all calls
-    point = SimpleNamespace(load=lambda: Memory)
-    monkeypatch.setattr("deploy_kit.exporters.entry_points", lambda group: _Installed(memory=point))
-    return bench
+    monkeypatch.setattr(Memory, "chosen", POLICY)
+    return install(monkeypatch)
 
 
 @pytest.fixture(scope="module")

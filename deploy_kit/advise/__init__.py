@@ -1,0 +1,160 @@
+"""What other activations, norms, stems and attention would save: variants of a model, each measured on a device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deploy_kit.advise.activations import activation_variants
+from deploy_kit.advise.attention import attention_variants
+from deploy_kit.advise.normalisation import normalisation_variants
+from deploy_kit.advise.stem import stem_variants
+from deploy_kit.advise.variant import Effect, Variant
+from deploy_kit.api import export
+from deploy_kit.benchmarks.devices import Device, get_device
+from deploy_kit.benchmarks.runtimes import TIMED
+from deploy_kit.benchmarks.timing import Ratio, Timing, speedup, summarise
+from deploy_kit.disk import explained
+from deploy_kit.errors import DeployKitError, UserError
+from deploy_kit.exporters import get_exporter
+from deploy_kit.sources import LoadedModel, load_model, with_graph
+from deploy_kit.stages import Stages
+
+AS_IT_IS = "as it is"
+PROCESSES, WARMUP, ITERATIONS = 3, 5, 15
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a variant costs on a device, beside the model as it is.
+
+    ``places`` is at how many places the model was changed. ``saved_ms`` is of the medians, negative where the variant
+    is slower. What was not measured is None, and ``problem`` says why.
+    """
+
+    target: str
+    group: str
+    variant: str
+    effect: Effect
+    places: int
+    timing: Timing | None
+    faster: Ratio | None
+    saved_ms: float | None
+    problem: str | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether every process says the same: faster, or slower."""
+        return self.faster is not None and not self.faster.lowest <= 1 <= self.faster.highest
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of one model on one device: the model itself by target, and its variants."""
+
+    model: str
+    device: str
+    described: str
+    threads: int
+    as_it_is: dict[str, Timing]
+    advice: list[Advice]
+
+
+def all_variants() -> list[Variant]:
+    """Every variant that is measured of a model which has what it changes."""
+    return [*activation_variants(), *normalisation_variants(), *stem_variants(), *attention_variants()]
+
+
+@explained()
+def advise(
+    model: str | nn.Module | LoadedModel,
+    targets: Sequence[str] | None = None,
+    *,
+    device: str = "local",
+    options: Mapping[str, Any] | None = None,
+    stages: Stages | None = None,
+) -> Report:
+    """Measure what variants of a model would save on a device.
+
+    Each variant is exported and proven like a model of its own; all of a target are timed in turn.
+
+    Args:
+        model: a source that `load_model` takes, or what it returned.
+        targets: to measure with; None is every target that the device times and that is installed here.
+        device: where it is measured; see `deploy_kit.benchmarks.devices`.
+        options: of the targets, by name.
+        stages: to time and announce the work; None does so silently.
+
+    Raises:
+        UserError: an unknown name, or a target that the device cannot time.
+        ExportError, ProofError: the model as it is cannot be exported.
+    """
+    stages = stages or Stages()
+    measured_on = get_device(device)
+    for target in targets or ():
+        measured_on.require(target)
+    names = list(dict.fromkeys(targets)) if targets else installed(measured_on)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    found: dict[str, Timing] = {}
+    advice: list[Advice] = []
+    for target in names:
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            own, variants = _measure(loaded, target, measured_on, options or {}, Path(scratch), stages)
+        found[target] = own
+        advice += variants
+    return Report(loaded.name, measured_on.name, measured_on.description, 1, found, advice)
+
+
+def installed(device: Device) -> list[str]:
+    """The targets that a device times and that have all they need here; `UserError` where there is none."""
+    names = []
+    for name in TIMED:
+        try:
+            device.require(name)
+            needs = get_exporter(name).requirements()
+        except UserError:
+            continue
+        if all(need.found is not None or need.optional for need in needs):
+            names.append(name)
+    if not names:
+        raise UserError(f"nothing here can be timed on {device.name}", fix="see what is missing: deploykit doctor")
+    return names
+
+
+def _measure(
+    loaded: LoadedModel, target: str, device: Device, options: Mapping[str, Any], folder: Path, stages: Stages
+) -> tuple[Timing, list[Advice]]:
+    with stages.stage(f"{target}: export the model as it is"):
+        own = export(loaded, target, out=folder / "own", options=options)
+    files = {AS_IT_IS: own.main_file}
+    tried: list[tuple[Variant, int, str | None]] = []
+    for variant in all_variants():
+        graph = loaded.capture()
+        places = variant.edit(graph)
+        if not places:
+            continue
+        graph.clean()
+        with stages.stage(f"{target}: export it with {variant.name}"):
+            try:
+                artifact = export(with_graph(loaded, graph), target, out=folder / str(len(tried)), options=options)
+            except DeployKitError as error:
+                tried.append((variant, places, str(error)))
+                continue
+        files[variant.name] = artifact.main_file
+        tried.append((variant, places, None))
+    with stages.stage(f"{target}: time them in turn"):
+        inputs = tuple(loaded.capture().example_inputs)
+        rounds = device.time_files(target, files, inputs, processes=PROCESSES, warmup=WARMUP, iterations=ITERATIONS)
+    timing = summarise(rounds, AS_IT_IS)
+    advice = []
+    for variant, places, problem in tried:
+        of = None if problem else summarise(rounds, variant.name)
+        faster = None if problem else speedup(rounds, variant.name, AS_IT_IS)
+        saved = None if of is None else timing.median_ms - of.median_ms
+        advice.append(Advice(target, variant.group, variant.name, variant.effect, places, of, faster, saved, problem))
+    return timing, advice

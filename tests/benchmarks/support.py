@@ -1,0 +1,117 @@
+"""A target and a device that need no runtime: its files name graphs, which take as long as they have operators."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from deploy_kit.benchmarks.devices import DEVICES, Device
+from deploy_kit.benchmarks.timing import Rounds
+from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
+from deploy_kit.fusion import Policy
+from deploy_kit.graph import Graph
+from deploy_kit.stages import Stages
+
+
+class MemoryOptions(Options):
+    """Options of `Memory`."""
+
+    slow: bool = False
+
+
+class Memory(Exporter):
+    """A target whose runtime is PyTorch, and whose files only name the graphs that it keeps."""
+
+    name = "memory"
+    summary = "for tests"
+    options_type = MemoryOptions
+    graphs: ClassVar[dict[str, Graph]] = {}
+    chosen: ClassVar[Policy] = Policy(())
+    others: ClassVar[dict[str, list[Any]]] = {}
+
+    def requirements(self) -> list[Requirement]:
+        return []
+
+    def policy(self, options: MemoryOptions) -> Policy:
+        return self.chosen
+
+    def alternatives(self, options: MemoryOptions) -> dict[str, list[Any]]:
+        return self.others
+
+    def export(self, graph: Graph, folder: Path, options: MemoryOptions, stages: Stages) -> Exported:
+        operators = Counter(node.target.__name__ for node in graph.nodes if node.op == "call_function")
+        self.graphs[str(id(graph))] = graph
+        text = json.dumps({"graph": str(id(graph)), "operators": operators, "slow": options.slow})
+        (folder / "model.json").write_text(text)
+        return Exported("model.json", dict(operators), {"memory": "1"})
+
+    def run(self, file: Path, inputs: Sequence[tuple[Tensor, ...]], options: Any, details: dict[str, Any]) -> Ran:
+        graph = self.graphs[json.loads(file.read_text())["graph"]]
+        with torch.no_grad():
+            return Ran([[graph.module(*case)] for case in inputs], "memory 1")
+
+
+@dataclass
+class Bench(Device):
+    """A device on which an inference takes as long as its file has operators, and some have a cost of their own."""
+
+    name = "bench"
+    costs: dict[str, float] = field(default_factory=dict)
+    noise: Callable[[], float] = lambda: 1.0
+    races: int = 0
+    about: str = "counts operators"
+
+    @property
+    def description(self) -> str:
+        return self.about
+
+    def require(self, target: str) -> None:
+        pass
+
+    def time_files(
+        self,
+        target: str,
+        files: Mapping[str, Path],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        self.races += 1
+        rounds = []
+        for _ in range(processes):
+            noise = self.noise()
+            rounds.append({name: [self._seconds(files[name]) * noise**index] for index, name in enumerate(files)})
+        return rounds
+
+    def _seconds(self, file: Path) -> float:
+        document = json.loads(file.read_text())
+        calls = document["operators"].items()
+        return sum(count * self.costs.get(name, 1.0) for name, count in calls) + 100 * document["slow"]
+
+
+class _Installed(dict[str, Any]):
+    """Entry points with one target."""
+
+    @property
+    def names(self) -> set[str]:
+        return set(self)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Let ``memory`` be the only target, and ``bench`` a device; returns the device."""
+    bench = Bench()
+    monkeypatch.setitem(DEVICES, "bench", lambda: bench)  # type: ignore[arg-type]  # one device for all calls
+    point = SimpleNamespace(load=lambda: Memory)
+    monkeypatch.setattr("deploy_kit.exporters.entry_points", lambda group: _Installed(memory=point))
+    return bench
