@@ -14,8 +14,8 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	scripts/typecheck.sh
 
-benchmark: .venv/ready
-	.venv/bin/python -m deploy_kit.benchmarks.suites.edgevit_torchscript_lite
+benchmark: .venv/targets
+	.venv/bin/python -m deploy_kit.benchmarks.suites.stock --results stock.json
 
 compatibility: .venv/targets
 	.venv/bin/python -m deploy_kit.benchmarks.suites.compatibility --check --jobs 2 --budget 1500 --limit 900

@@ -1,5 +1,6 @@
 """Every family against its runtime's stock export: what a user has without deploykit, and with it.
 
+    python -m deploy_kit.benchmarks.suites.stock   # or: make benchmark
     python -m deploy_kit.benchmarks.suites.stock --models levit_128s deit_tiny --targets onnx
 
 The stock contestants export the form in which the model is published: timm's, where timm has one that computes what
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", default=list(STOCK), choices=list(STOCK))
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--without-onednn", action="store_true", help="torchscript-lite: as on a phone, which has none")
     parser.add_argument("--results", type=Path, help="the file that keeps what is done, and is gone on with")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -85,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if any((cell.model, cell.target) == (model, target) for cell in cells):
                 continue
             with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-                cell = contest(model, target, Path(scratch), chosen.processes, chosen.iterations)
+                job = {"onednn": False} if chosen.without_onednn and target == "torchscript-lite" else {}
+                cell = contest(model, target, Path(scratch), chosen.processes, chosen.iterations, **job)
             faster = ", ".join(f"{ratio} than {name}" for name, ratio in cell.faster.items())
             print(f"{model}, {target}: {faster}", file=sys.stderr, flush=True)
             cells.append(cell)
@@ -98,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def contest(model: str, target: str, folder: Path, processes: int, iterations: int) -> Cell:
-    """Make a model's files for one target and time them."""
+def contest(model: str, target: str, folder: Path, processes: int, iterations: int, **job: Any) -> Cell:
+    """Make a model's files for one target and time them; ``job`` is what else the runtime's ``bench`` takes."""
     loaded, (official, form) = load_model(model), published_form(model)
     inputs = tuple(loaded.capture().example_inputs)
     stock = STOCK[target](official, inputs, folder)
@@ -108,7 +111,7 @@ def contest(model: str, target: str, folder: Path, processes: int, iterations: i
     seconds = {**stock.seconds, OURS: time.perf_counter() - start}
     placements = {**stock.placements, OURS: artifact.manifest.details.get("placement")}
     files = {**stock.files, OURS: artifact.main_file}
-    rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
+    rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations, **job)
     timings = {name: summarise(rounds, name) for name in files}
     faster = {name: speedup(rounds, OURS, name) for name in files if name != OURS}
     return Cell(model, target, form, timings, faster, seconds, placements)

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from torch import fx
+from torch._ops import OpOverload
 
 from deploy_kit.advise.variant import Effect, Variant
 from deploy_kit.graph import Graph, argument, aten, is_call
 
 GELU = aten.gelu.default
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[OpOverload, dict[str, Any]]] = {
     "GELU": (GELU, {}),
     "tanh-GELU": (GELU, {"approximate": "tanh"}),
     "ReLU": (aten.relu.default, {}),

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from deploy_kit.advise.variant import Effect, Variant
 from deploy_kit.graph import Graph, argument, aten, is_call, operand, rank, shape
 
 NORMS = {
-    "LayerNorm": (aten.layer_norm.default,),
-    "GroupNorm": (aten.group_norm.default,),
-    "RMSNorm": (aten.rms_norm.default,),
+    "LayerNorm": aten.layer_norm.default,
+    "GroupNorm": aten.group_norm.default,
+    "RMSNorm": aten.rms_norm.default,
 }
 
 
 def normalisation_variants() -> list[Variant]:
     """Each kind of norm as BatchNorm, which is one gain and one shift a channel once a model is trained."""
     return [
-        Variant(
-            "normalisation",
-            f"every {name} as BatchNorm",
-            Effect.RETRAIN,
-            lambda graph, ops=ops: _as_batch_norm(graph, ops),
-        )
-        for name, ops in NORMS.items()
+        Variant("normalisation", f"every {name} as BatchNorm", Effect.RETRAIN, partial(_as_batch_norm, op))
+        for name, op in NORMS.items()
     ]
 
 
-def _as_batch_norm(graph: Graph, ops: tuple) -> int:
+def _as_batch_norm(op: OpOverload, graph: Graph) -> int:
     changed = 0
-    for node in graph.calls(*ops):
+    for node in graph.calls(op):
         axis = _channel_axis(node)
         if axis is None:
             continue

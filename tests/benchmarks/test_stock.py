@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from deploy_kit.benchmarks.suites import stock as suite
 from deploy_kit.benchmarks.suites.stock import Cell
 from deploy_kit.benchmarks.timing import Ratio, Timing
-from deploy_kit.errors import MissingDependencyError
+from deploy_kit.errors import MissingDependencyError, UserError
+from deploy_kit.exporters.mobile import interpreter
 
 TIMINGS = {"torch.onnx.export": Timing(8.0, 7.9, 8.1, 100), "deploykit": Timing(4.0, 3.9, 4.2, 100)}
 
@@ -22,7 +25,7 @@ def test_what_is_done_is_kept_and_not_done_again(
 ) -> None:
     results, done = tmp_path / "results.json", []
 
-    def contest(model: str, target: str, folder: Path, processes: int, iterations: int) -> Cell:
+    def contest(model: str, target: str, folder: Path, processes: int, iterations: int, **job: object) -> Cell:
         done.append((model, target))
         return cell(model, 2.0 if model == "levit_128s" else 8.0)
 
@@ -61,3 +64,11 @@ def test_a_contest_is_timed_in_the_target_s_runtime(target: str, tmp_path: Path)
     assert set(result.timings) == {*result.faster, "deploykit"}
     assert all(timing.samples == 6 and timing.median_ms > 0 for timing in result.timings.values())
     assert set(result.seconds) == set(result.timings)
+
+
+def test_without_a_mobile_interpreter_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(interpreter.VARIABLE, raising=False)
+    monkeypatch.setattr(interpreter, "_system_pythons", lambda: iter(()))
+    with pytest.raises(UserError, match="needs a mobile interpreter") as caught:
+        suite.lite(nn.Linear(2, 2), (torch.zeros(1, 2),), tmp_path)
+    assert "apt-get install" in caught.value.fix

@@ -1,0 +1,162 @@
+"""What each pass of each policy gains: the measurements that the policies' files hold.
+
+    python -m deploy_kit.benchmarks.suites.policies --write
+    python -m deploy_kit.benchmarks.suites.policies --targets onnx --models edgevit_xxs levit_128s
+
+For each target and model: the target's own form, and for each pass that may be on or off the form that has it the
+other way, if that is another graph. All files of a model are timed in turn, one inference each, in one process at one
+thread; several such processes, each in another order. ``--write`` keeps the figures in ``exporters/policies``; which
+passes are on stays for a person to decide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy_kit.api import lower, parse_options
+from deploy_kit.benchmarks.runtimes import TIMED, time_files
+from deploy_kit.benchmarks.timing import machine, speedup
+from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.errors import DeployKitError
+from deploy_kit.exporters import get_exporter
+from deploy_kit.exporters.base import POLICIES, Exporter, Options
+from deploy_kit.fusion.policy import Choice, Conditions, Measured, Policy, read_policy
+from deploy_kit.graph import Graph
+from deploy_kit.sources import load_model
+from deploy_kit.stages import Stages
+
+MODELS = ("edgevit_xxs", "levit_128s", "efficientvit_m0", "efficientformerv2_s0", "poolformer_s12", "deit_tiny")
+OWN = "own form"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one pass of a target's policy does to one model; ``on`` is whether the policy has it."""
+
+    target: str
+    choice: str
+    on: bool
+    measured: Measured
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print a table a target, and with ``--write`` keep it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--targets", nargs="+", default=list(TIMED), choices=list(TIMED))
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--passes", nargs="+", help="none is every pass that may be on or off")
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--write", action="store_true", help="keep the figures in the policies' files")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args(arguments)
+    found: list[Found] = []
+    for target in chosen.targets:
+        for model in chosen.models:
+            with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+                mine = measure(model, target, chosen.passes, Path(scratch), chosen.processes, chosen.iterations)
+            found += mine
+            if chosen.write:
+                write(target, mine)
+    if chosen.json:
+        print(json.dumps([asdict(item) for item in found], indent=2))
+    else:
+        report(found)
+    return 0
+
+
+def measure(
+    model: str, target: str, passes: Sequence[str] | None, folder: Path, processes: int, iterations: int
+) -> list[Found]:
+    """Build a model's forms for a target and time them in turn."""
+    loaded, exporter = load_model(model), get_exporter(target)
+    options = parse_options(exporter, {})
+    policy = exporter.policy(options)
+    own = lower(loaded, exporter, options, Stages(), policy)
+    files = {OWN: build(own, exporter, options, folder / "own")}
+    for name in passes or policy.optional:
+        graph = lower(loaded, exporter, options, Stages(), policy.toggled(name))
+        if graph.module.code == own.module.code:
+            continue
+        try:
+            files[name] = build(graph, exporter, options, folder / name)
+        except DeployKitError as error:
+            print(f"{model}, {target}, {name} the other way: {error}", file=sys.stderr)
+    inputs = tuple(own.example_inputs)
+    rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
+    found = []
+    for name in files:
+        if name != OWN:
+            on = name in policy.names
+            ratio = speedup(rounds, OWN, name) if on else speedup(rounds, name, OWN)
+            measured = Measured(model, *(round(value, 3) for value in (ratio.median, ratio.lowest, ratio.highest)))
+            found.append(Found(target, name, on, measured))
+            print(f"{model}, {target}: {ratio} times faster with {name}", file=sys.stderr, flush=True)
+    return found
+
+
+def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> Path:
+    """Write a graph's file."""
+    folder.mkdir()
+    return folder / exporter.export(graph, folder, options, Stages()).main_file
+
+
+def write(target: str, found: Sequence[Found]) -> None:
+    """Keep what was found of a target in the file of its policy, in the place of what was known of these models."""
+    file = POLICIES / f"{target}.cpu.json"
+    file.write_text(updated(read_policy(file), found, conditions(target)).to_json(), encoding="utf-8")
+
+
+def updated(policy: Policy, found: Sequence[Found], conditions: Conditions) -> Policy:
+    """A policy with new measurements."""
+    return Policy(tuple(_updated(choice, found) for choice in policy.passes), conditions)
+
+
+def _updated(choice: Choice, found: Sequence[Found]) -> Choice:
+    new = [item.measured for item in found if item.choice == choice.name]
+    models = {item.measured.model for item in found}
+    return replace(choice, measured=(*(known for known in choice.measured if known.model not in models), *new))
+
+
+def conditions(target: str) -> Conditions:
+    """Where and with what it is measured now."""
+    needs = get_exporter(target).requirements()
+    return Conditions(
+        machine=machine(),
+        date=datetime.now(UTC).date().isoformat(),
+        threads=1,
+        versions={need.name: need.found.split(", ")[-1] for need in needs if need.found is not None},
+        command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} --write",
+    )
+
+
+def report(found: Sequence[Found]) -> None:
+    """Print a table a target: how many times faster each model is with each pass."""
+    print_line(f"machine: {machine()}, threads: 1")
+    for target in dict.fromkeys(item.target for item in found):
+        mine = [item for item in found if item.target == target]
+        models = list(dict.fromkeys(item.measured.model for item in mine))
+        cells = {(item.choice, item.measured.model): item.measured for item in mine}
+        rows = [
+            (name, "on" if on else "off", *(_text(cells.get((name, model))) for model in models))
+            for name, on in dict.fromkeys((item.choice, item.on) for item in mine)
+        ]
+        print_table(f"{target}: times faster with the pass than without", ["pass", "policy", *models], rows)
+
+
+def _text(measured: Measured | None) -> str | None:
+    return None if measured is None else f"{measured.faster:.2f} ({measured.lowest:.2f} to {measured.highest:.2f})"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DeployKitError as error:
+        sys.exit(f"error: {error}\n  fix: {error.fix}")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy_kit.benchmarks.suites import policies as suite
+from deploy_kit.benchmarks.suites.policies import Found
+from deploy_kit.errors import UserError
+from deploy_kit.exporters.base import POLICIES
+from deploy_kit.fusion.policy import Choice, Conditions, Measured, Policy, read_policy
+
+CONDITIONS = Conditions("x86_64", "2026-01-01", 1, {}, "python -m deploy_kit.benchmarks.suites.policies")
+
+
+def test_new_figures_take_the_place_of_those_of_the_same_models() -> None:
+    old = (Measured("a", 1.0, 0.9, 1.1), Measured("b", 2.0, 1.9, 2.1))
+    policy = Policy((Choice("first", "why", measured=old), Choice("second", "why", measured=old[:1])))
+    new = Measured("a", 1.5, 1.4, 1.6)
+    updated = suite.updated(policy, [Found("onnx", "first", True, new)], CONDITIONS)
+    assert updated.passes[0].measured == (old[1], new)
+    assert updated.passes[1].measured == ()  # it does nothing to this model any more
+    assert updated.conditions == CONDITIONS
+
+
+def test_a_pass_is_measured_with_against_without_whichever_the_policy_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "build", lambda graph, exporter, options, folder: folder)
+    monkeypatch.setattr(
+        suite,
+        "time_files",
+        lambda target, files, inputs, folder, **protocol: [
+            {name: [0.001 if name == suite.OWN else 0.002] for name in files}
+        ],
+    )
+    found = {
+        item.choice: item
+        for item in suite.measure("edgevit_digits", "openvino", None, tmp_path, processes=1, iterations=1)
+    }
+    assert found["identity_into_depthwise"].on
+    assert found["identity_into_depthwise"].measured.faster == 2
+    assert "batch_norm_into_producer" not in found  # the model has nothing for it
+    assert all(item.measured.faster == (2 if item.on else 0.5) for item in found.values())
+
+
+def test_a_pass_that_is_not_in_the_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no optional pass of the policy called 'identity'"):
+        suite.measure("edgevit_digits", "onnx", ["identity"], tmp_path, processes=1, iterations=1)
+
+
+@pytest.mark.parametrize("target", suite.TIMED)
+def test_each_target_that_is_timed_has_a_policy_to_write_into(target: str) -> None:
+    assert read_policy(POLICIES / f"{target}.cpu.json").passes
+    assert suite.conditions(target).command.endswith(f"--targets {target} --write")
