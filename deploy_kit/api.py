@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from deploy_kit.approximation import approximate
 from deploy_kit.artifact import Artifact, check_free, describe_files, open_artifact, workspace
 from deploy_kit.calibration import Calibration, load_calibration
 from deploy_kit.disk import explained
@@ -363,7 +364,8 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
             "the model's weights are not those that the artifact was made from",
             fix="pass the checkpoint it was made from with --weights, or export it again",
         )
-    return embed_preprocessing(loaded) if record.embeds_preprocessing else loaded
+    loaded = embed_preprocessing(loaded) if record.embeds_preprocessing else loaded
+    return approximate(loaded, list(record.approximation.places)) if record.approximation else loaded
 
 
 def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:

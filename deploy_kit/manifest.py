@@ -54,10 +54,30 @@ class WeightsRecord(_Record):
         return "of the program" if self.kind == "program" else "as the callable made them"
 
 
+class ApproximationRecord(_Record):
+    """What was approximated, with consent: at how many places by name, and how far that is from the model, in float64.
+
+    ``top1_agreement`` is None where outputs are not class scores.
+    """
+
+    places: dict[str, int]
+    max_relative_error: float
+    snr_db: float
+    top1_agreement: float | None
+
+    @property
+    def description(self) -> str:
+        """A line for tables."""
+        made = ", ".join(f"{places} x {name}" for name, places in self.places.items())
+        agrees = "" if self.top1_agreement is None else f", the first class agrees in {self.top1_agreement:.0%}"
+        return f"{made}: {self.max_relative_error:.1e} off the model at most, {self.snr_db:.0f} dB{agrees}"
+
+
 class ModelRecord(_Record):
     """What was exported; ``source`` is what ``deploykit export`` was given, and builds it again.
 
     ``input_shapes`` are the model's own. With ``embeds_preprocessing`` the artifact takes uint8 images instead.
+    ``approximation`` is what it computes in the model's place.
     """
 
     name: str
@@ -67,6 +87,7 @@ class ModelRecord(_Record):
     input_shapes: list[list[int]]
     weights: WeightsRecord
     embeds_preprocessing: bool = False
+    approximation: ApproximationRecord | None = None
 
 
 class TensorRecord(_Record):

@@ -21,11 +21,12 @@ from deploy_kit.cli.console import (
     print_table,
 )
 from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Model, Seed, Targets, Weights
+from deploy_kit.cli.tuning import UNTRIED, print_tuning
 
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
     from deploy_kit.errors import DeployKitError
-    from deploy_kit.manifest import RatioRecord, TuningRecord
+    from deploy_kit.manifest import TuningRecord
     from deploy_kit.parity.proof import Proof
     from deploy_kit.sources import LoadedModel
     from deploy_kit.stages import Stages
@@ -90,6 +91,10 @@ def command(
     allow_lossy: Annotated[
         bool, typer.Option("--allow-lossy", help="Keep an fp16 or int8 artifact that loses more than its limits.")
     ] = False,
+    approximate: Annotated[
+        list[str] | None,
+        typer.Option(help="Consent to gelu_to_tanh or gelu_to_sigmoid; how far that is from MODEL is measured."),
+    ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure equivalent forms, each proven, and keep the fastest.")
     ] = False,
@@ -129,6 +134,7 @@ def command(
 ) -> None:
     """Fuse MODEL, export it to each target, prove each artifact and write its manifest."""
     from deploy_kit.api import artifact_folder, export
+    from deploy_kit.approximation import approximate as approximated
     from deploy_kit.artifact import check_free
     from deploy_kit.benchmarks.tuning import tune as search
     from deploy_kit.cli.console import show_stages
@@ -170,6 +176,7 @@ def command(
                 seed=seed,
             )
             loaded = embed(loaded) if embed_preprocessing else loaded
+            loaded = approximated(loaded, approximate or ())
         for name in options:
             check_free(artifact_folder(loaded, name, out), force=force)
         for name, chosen in options.items():
@@ -290,9 +297,14 @@ def _success(loaded: LoadedModel, artifact: Artifact, stages: Stages, first: int
         delegated_share=artifact.manifest.delegated_share,
         seconds=_seconds(stages, first),
         tuning=artifact.manifest.tuning,
-        notes=[*artifact.manifest.notes, *_notes_on(proof)],
+        notes=[*_approximations(loaded), *artifact.manifest.notes, *_notes_on(proof)],
         error=None,
     )
+
+
+def _approximations(loaded: LoadedModel) -> list[str]:
+    found = loaded.record.approximation
+    return [] if found is None else [f"approximated, and proven against the approximation: {found.description}"]
 
 
 def _notes_on(proof: Proof) -> list[str]:
@@ -349,39 +361,14 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
                 print_line(f"{result.target}: {result.artifact}")
     for result in results:
         if result.tuning is not None:
-            _print_tuning(result.target, result.tuning)
+            print_tuning(result.target, result.tuning)
+            untried = sum(trial.result == UNTRIED for trial in result.tuning.trials)
+            if untried:
+                note = f"{untried} changes were not tried; the same command with --force goes on with them"
+                print_note(f"{result.target}: {note}")
     for result in results:
         for note in result.notes:
             print_note(f"{result.target}: {note}")
-
-
-def _print_tuning(target: str, tuning: TuningRecord) -> None:
-    print_table(
-        f"{target}: what was tried on {tuning.device} ({tuning.described}), {tuning.threads} thread, each proven",
-        ["change", "times faster", "lowest", "highest", "result"],
-        [
-            (
-                trial.change,
-                *((None,) * 3 if trial.faster is None else _digits(trial.faster)),
-                "faster: kept" if trial.taken else trial.result,
-            )
-            for trial in tuning.trials
-        ],
-    )
-    if tuning.faster is None:
-        print_line(f"{target}: nothing is faster than the target's own form, which was kept")
-    else:
-        median, lowest, highest = _digits(tuning.faster)
-        print_line(
-            f"{target}: {', '.join(tuning.taken)}: {median} ({lowest} to {highest}) times faster than its own form"
-        )
-    untried = sum(trial.result == "not tried" for trial in tuning.trials)
-    if untried:
-        print_note(f"{target}: {untried} changes were not tried; the same command with --force goes on with them")
-
-
-def _digits(ratio: RatioRecord) -> tuple[str, str, str]:
-    return f"{ratio.median:.3f}", f"{ratio.lowest:.3f}", f"{ratio.highest:.3f}"
 
 
 def _row(result: ExportResult) -> dict[str, object]:

@@ -12,6 +12,7 @@ from deploy_kit.cli.parameters import ArtifactPath, Json
 def command(artifact: ArtifactPath, json: Json = False) -> None:
     """Show what ARTIFACT is: its model, files, signature, operators, fusion and proof."""
     from deploy_kit.artifact import open_artifact
+    from deploy_kit.cli.tuning import print_tuning
     from deploy_kit.cli.verify import print_proof
 
     opened = open_artifact(artifact)
@@ -27,6 +28,7 @@ def command(artifact: ArtifactPath, json: Json = False) -> None:
             ("model", f"{model.name} ({model.source})"),
             ("weights", model.weights.description),
             ("activation", model.activation),
+            ("approximated", None if model.approximation is None else model.approximation.description),
             ("target", manifest.target),
             *((f"input {tensor.name}", _signature(tensor.shape, tensor.dtype)) for tensor in manifest.inputs),
             *((f"output {tensor.name}", _signature(tensor.shape, tensor.dtype)) for tensor in manifest.outputs),
@@ -43,6 +45,8 @@ def command(artifact: ArtifactPath, json: Json = False) -> None:
     )
     rewrites = Counter(rewrite.pass_name for rewrite in manifest.fusion.rewrites)
     print_table("fusion", ["pass", "rewrites"], [(name, rewrites[name]) for name in manifest.fusion.passes])
+    if manifest.tuning is not None:
+        print_tuning(manifest.target, manifest.tuning)
     print_table("operators", ["operator", "calls"], list(manifest.operators.items()))
     print_proof(manifest.proof)
     for note in manifest.notes:

@@ -18,6 +18,8 @@ from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
 from deploy_kit.fusion.decompose_tanh_gelu import decompose_tanh_gelu
 from deploy_kit.fusion.elementwise_in_place import elementwise_in_place
+from deploy_kit.fusion.gelu_to_sigmoid import gelu_to_sigmoid
+from deploy_kit.fusion.gelu_to_tanh import gelu_to_tanh
 from deploy_kit.fusion.group_norm_to_products import group_norm_to_products
 from deploy_kit.fusion.identity_into_depthwise import identity_into_depthwise
 from deploy_kit.fusion.layer_norm_affine_into_linear import layer_norm_affine_into_linear
@@ -71,7 +73,6 @@ PASSES: dict[str, Pass] = {
         compose_permutations,
         roll_to_slices,
         rank_four_views,
-        compose_views,
         sink_permutations,
         mean_before_linear,
         split_joint_projection,
@@ -84,11 +85,17 @@ PASSES: dict[str, Pass] = {
         mean_keeps_dims,
         matmul_to_bmm,
         softmax_in_three_axes,
+        compose_views,
         channels_last_input,
         elementwise_in_place,
     )
 }
 """Every pass, by name."""
+
+APPROXIMATIONS: dict[str, Pass] = {
+    function.__name__: Pass(function.__name__, function, exact=False) for function in (gelu_to_tanh, gelu_to_sigmoid)
+}
+"""What is not exact, by name; no policy has one."""
 
 
 def fuse_graph(graph: Graph, policy: Policy) -> tuple[Graph, list[Rewrite]]:
@@ -107,4 +114,4 @@ def fuse_graph(graph: Graph, policy: Policy) -> tuple[Graph, list[Rewrite]]:
     return fused, rewrites
 
 
-__all__ = ["PASSES", "Pass", "Policy", "Rewrite", "fuse_graph"]
+__all__ = ["APPROXIMATIONS", "PASSES", "Pass", "Policy", "Rewrite", "fuse_graph"]

@@ -1,0 +1,40 @@
+"""What a search for the fastest form tried, as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy_kit.cli.console import print_line, print_table
+
+if TYPE_CHECKING:
+    from deploy_kit.manifest import RatioRecord, TuningRecord
+
+UNTRIED = "not tried"
+"""The result of a change that the budget did not reach."""
+
+
+def print_tuning(target: str, tuning: TuningRecord) -> None:
+    """Print a table of everything that was tried, and what came of it."""
+    print_table(
+        f"{target}: what was tried on {tuning.device} ({tuning.described}), {tuning.threads} thread, each proven",
+        ["change", "times faster", "lowest", "highest", "result"],
+        [
+            (
+                trial.change,
+                *((None,) * 3 if trial.faster is None else _digits(trial.faster)),
+                "faster: kept" if trial.taken else trial.result,
+            )
+            for trial in tuning.trials
+        ],
+    )
+    if tuning.faster is None:
+        print_line(f"{target}: nothing is faster than the target's own form, which was kept")
+    else:
+        median, lowest, highest = _digits(tuning.faster)
+        print_line(
+            f"{target}: {', '.join(tuning.taken)}: {median} ({lowest} to {highest}) times faster than its own form"
+        )
+
+
+def _digits(ratio: RatioRecord) -> tuple[str, str, str]:
+    return f"{ratio.median:.3f}", f"{ratio.lowest:.3f}", f"{ratio.highest:.3f}"

@@ -1,0 +1,104 @@
+"""``export --tune``, ``export --approximate`` and ``advise``, on a target and a device that cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy_kit.artifact import open_artifact
+from deploy_kit.fusion import Policy
+from deploy_kit.fusion.policy import Choice
+from tests.benchmarks.support import Bench, Memory, install
+from tests.cli.support import Ended
+from tests.support import TINY, TINY_SIZE
+
+Command = Callable[..., Ended]
+MODEL = (TINY, "--input-size", TINY_SIZE, "-t", "memory")
+TUNE = ("export", *MODEL, "--tune", "--device", "bench")
+POLICY = Policy((Choice("identity_into_depthwise", "gains"), Choice("layer_norm_to_products", "costs", on=False)))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(Memory, "chosen", POLICY)
+    bench = install(monkeypatch)
+    bench.costs = {"layer_norm.default": 90.0}
+    return bench
+
+
+def test_tuning_prints_everything_that_was_tried(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    ended = deploykit(*TUNE, "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    for words in ("counts operators", "with layer_norm_to_products", "faster: kept", "without identity", "slower"):
+        assert words in ended.out
+    assert "memory: with layer_norm_to_products: " in ended.out
+    assert "times faster than its own form" in ended.out
+    artifact = open_artifact(tmp_path / "tests.support.tiny" / "memory")
+    assert "layer_norm_to_products" in artifact.manifest.fusion.passes
+    shown = deploykit("inspect", artifact.folder)
+    assert "with layer_norm_to_products" in shown.out
+
+
+def test_tuning_prints_the_same_for_programs(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    (result,) = deploykit(*TUNE, "--out", tmp_path, "--json").json
+    assert result["tuning"]["taken"] == ["with layer_norm_to_products"]
+    assert result["tuning"]["faster"]["lowest"] > 1
+    assert {trial["change"] for trial in result["tuning"]["trials"]} == {
+        "with layer_norm_to_products",
+        "without identity_into_depthwise",
+    }
+
+
+def test_what_a_budget_left_untried_is_said(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    ended = deploykit(*TUNE, "--out", tmp_path, "--tune-budget", "0s")
+    assert ended.code == 0
+    assert "2 changes were not tried" in ended.err
+    assert "nothing is faster than the target's own form" in ended.out
+    again = deploykit(*TUNE, "--out", tmp_path, "--force")
+    assert "with layer_norm_to_products: " in again.out
+    assert "not tried" not in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "fix"),
+    [
+        (("--tune", "--tune-budget", "soon"), "'soon' is no time", "90s"),
+        (("--tune", "--tune-budget", "-5s"), "is no time", "90s"),
+        (("--tune-budget", "60s"), "--tune-budget means nothing without --tune", "add --tune"),
+        (("--device", "bench"), "--device means nothing without --tune", "add --tune"),
+        (("--tune", "--device", "bensh"), "no device called 'bensh'", "bench"),
+        (("--tune", "--device", "bench", "--allow-lossy"), "none is lossy", "leave out --allow-lossy"),
+        (("--approximate", "gelu"), "no approximation called 'gelu'", "gelu_to_tanh"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(
+    deploykit: Command, device: Bench, tmp_path: Path, arguments: tuple[str, ...], words: str, fix: str
+) -> None:
+    ended = deploykit("export", *MODEL, "--out", tmp_path, *arguments)
+    assert ended.code == 2
+    assert words in ended.err
+    assert fix in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_approximation_is_said_wherever_the_artifact_is_shown(
+    deploykit: Command, device: Bench, tmp_path: Path
+) -> None:
+    ended = deploykit("export", *MODEL, "--out", tmp_path, "--approximate", "gelu_to_tanh")
+    assert ended.code == 0, ended.err
+    assert "approximated, and proven against the approximation: 1 x gelu_to_tanh" in ended.err
+    assert "gelu_to_tanh" in deploykit("inspect", tmp_path / "tests.support.tiny" / "memory").out
+
+
+def test_advise_prints_what_each_variant_saves_and_takes(deploykit: Command, device: Bench) -> None:
+    ended = deploykit("advise", *MODEL, "--device", "bench")
+    assert ended.code == 0, ended.err
+    for words in ("every LayerNorm as BatchNorm", "trained again", "nearly the same function", "no clear difference"):
+        assert words in ended.out
+    report = deploykit("advise", *MODEL, "--device", "bench", "--json").json
+    assert report["threads"] == 1
+    norm = next(advice for advice in report["advice"] if advice["variant"] == "every LayerNorm as BatchNorm")
+    assert norm["saved_ms"] > 0
+    assert norm["effect"] == "retrain"
