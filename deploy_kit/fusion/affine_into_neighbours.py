@@ -1,4 +1,4 @@
-"""Fold products, quotients, sums and differences with constants into the linear maps around them."""
+"""Fold gains and shifts of channels, such as products and sums with constants, into the linear maps around them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def affine_into_neighbours(graph: Graph) -> list[tuple[fx.Node, str]]:
     """g * (W x + b) + s = (g W) x + (g b + s), else W (g * x + s) + b = (W diag g) x + (W s + b).
 
     The gain g and the shift s are constants, one for all channels or one a channel: a layer scale, a
-    logit scale, an input's normalisation, a depthwise 1x1 convolution. The layer before takes them
-    where nothing else uses its output; the layers after, where all take them. A shift does not pass
-    a border of zeros. A gain does: beside a border, g * x + s = g * (x + s / g), of which the sum stays.
+    logit scale, an input's normalisation, BatchNorm, a depthwise 1x1 convolution. The layer before
+    takes them where nothing else uses its output; the layers after, where all take them; views that
+    keep channels apart and averages over other axes may lie between. A shift does not pass a border of
+    zeros. A gain does: beside a border, g * x + s = g * (x + s / g), of which the sum stays.
     """
     return [*_into_producers(graph), *_into_consumers(graph)]
 
@@ -51,7 +52,7 @@ def _into_producers(graph: Graph) -> list[tuple[fx.Node, str]]:
 
 def _affine_after(graph: Graph, producer: fx.Node) -> tuple[ChannelUse, ChannelAffine] | None:
     """The only use of a layer's output, where it is a gain and a shift."""
-    uses = channel_uses(producer, channel_axis(producer))
+    uses = channel_uses(producer, channel_axis(producer), through_mean=True)
     if len(uses) != 1:
         return None
     affine = channel_affine(graph, uses[0].consumer, uses[0].operand, uses[0].axis)
@@ -72,7 +73,7 @@ def _sink(graph: Graph, node: fx.Node) -> list[str] | None:
     above = affine_input(graph, node)
     for axis in range(rank(above) if above is not None else 0):
         found = _chain(graph, node, axis)
-        uses = channel_uses(node, axis)
+        uses = channel_uses(node, axis, through_mean=True)
         if found is None or not all(_reads_channels(graph, use) for use in uses):
             continue
         x, affine, links = found

@@ -1,4 +1,4 @@
-"""Products, quotients, sums and differences with constants as what they are: one gain and one shift a channel."""
+"""Arithmetic with constants, BatchNorm and depthwise 1x1 kernels as what they are: a gain and a shift a channel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from deploy_kit.fusion.batch_norm import ChannelAffine
+from deploy_kit.fusion.batch_norm import ChannelAffine, as_affine
 from deploy_kit.fusion.linear_ops import CONVOLUTIONS, channel_axis, is_pointwise, weight_and_bias
-from deploy_kit.graph import Graph, argument, is_call, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, operand, shape
 
 PRODUCTS = ("mul", "multiply")
 QUOTIENTS = ("div", "divide", "true_divide")
@@ -20,7 +20,7 @@ SUMS = ("add", "sub", "subtract", "rsub")
 
 def affine_input(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The one value that is no constant, where ``node`` is of a kind that `channel_affine` reads."""
-    if not is_call(node, *CONVOLUTIONS) and _kind(node) is None:
+    if not is_call(node, *CONVOLUTIONS, aten.batch_norm.default) and _kind(node) is None:
         return None
     variable = [x for x in node.all_input_nodes if graph.constant(x) is None]
     return variable[0] if len(variable) == 1 else None
@@ -29,13 +29,19 @@ def affine_input(graph: Graph, node: fx.Node) -> fx.Node | None:
 def channel_affine(graph: Graph, node: fx.Node, x: fx.Node, axis: int) -> ChannelAffine | None:
     """The gain and shift of ``node`` as a function of ``x``, whose channels lie on ``axis``.
 
-    ``node`` is a product, quotient, sum or difference of ``x`` and a constant, or a depthwise 1x1
-    convolution. None where it is anything else, where its shape or dtype is not that of ``x``, and
-    where the constant differs along another axis or makes a gain or shift that is not finite.
+    ``node`` is a product, quotient, sum or difference of ``x`` and a constant, BatchNorm in evaluation
+    mode, or a depthwise 1x1 convolution. None where it is anything else, where its shape or dtype is
+    not that of ``x``, and where a constant differs along another axis or makes a gain or shift that is
+    not finite.
     """
     if x not in node.all_input_nodes or not _are_alike(node, x) or not isinstance(shape(x)[axis], int):
         return None
-    found = _depthwise(graph, node, axis) if is_call(node, *CONVOLUTIONS) else _arithmetic(graph, node, x, axis)
+    if is_call(node, *CONVOLUTIONS):
+        found = _depthwise(graph, node, axis)
+    elif is_call(node, aten.batch_norm.default):
+        found = as_affine(graph, node) if operand(node) is x and axis == 1 else None
+    else:
+        found = _arithmetic(graph, node, x, axis)
     if found is None or not all(value.isfinite().all() for value in (found.gain, found.shift)):
         return None
     return found

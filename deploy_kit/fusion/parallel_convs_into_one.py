@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from deploy_kit.fusion.batch_norm import ChannelAffine, as_affine
+from deploy_kit.fusion.batch_norm import ChannelAffine
 from deploy_kit.fusion.channel_affine import channel_affine
 from deploy_kit.fusion.linear_ops import CONVOLUTIONS, LINEAR, channel_axis, set_weight_and_bias, weight_and_bias
 from deploy_kit.fusion.windows import per_axis
@@ -139,11 +139,7 @@ def _gain(graph: Graph, term: fx.Node, branch: _Branch) -> ChannelAffine | None:
     if term is x:
         ones = torch.ones_like(branch.bias)
         return ChannelAffine(ones, 0 * ones)
-    if only_user(term) is None:
-        return None
-    if is_call(term, aten.batch_norm.default):
-        return as_affine(graph, term) if operand(term) is x and axis == 1 else None
-    return channel_affine(graph, term, x, axis)
+    return None if only_user(term) is None else channel_affine(graph, term, x, axis)
 
 
 def _pays(group: list[_Branch], gains: list[tuple[fx.Node, ChannelAffine]]) -> bool:

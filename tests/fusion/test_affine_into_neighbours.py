@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from deploy_kit.capture import capture
 from deploy_kit.fusion import PASSES
-from deploy_kit.graph import Graph, argument, aten
+from deploy_kit.graph import Graph, argument, aten, set_argument
 from tests.fusion.support import Net, apply, assert_keeps, assert_rewrites, noise
 
 PASS = "affine_into_neighbours"
+BN = aten.batch_norm.default
 ARITHMETIC = (
     aten.mul.Tensor,
     aten.div.Tensor,
@@ -137,6 +138,42 @@ def test_folds_a_long_chain_before_and_after() -> None:
     assert arithmetic(graph) == 0
 
 
+def test_folds_norms_in_a_chain() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.n2(net.n1(net.a(x)) * net.c + 1)
+        return net.b(net.n3(y.relu() * net.c) - 1)
+
+    norms = {name: nn.BatchNorm2d(4) for name in ("n1", "n2", "n3")}
+    model = Net(forward, a=nn.Conv2d(3, 4, 3, padding=1), b=nn.Conv2d(4, 3, 3), c=torch.ones(4, 1, 1), **norms)
+    graph, _ = apply(PASS, model, noise(2, 3, 5, 6))
+    assert arithmetic(graph) == 0
+    assert not list(graph.calls(BN))
+
+
+def test_leaves_a_sum_of_a_norm_before_zero_padding() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3, padding=1))
+    assert arithmetic(assert_rewrites(PASS, model, noise(2, 4, 5, 6), at=["0"], gone=(BN,))) == 1
+
+
+def test_keeps_a_norm_in_training_mode() -> None:
+    def train(graph: Graph) -> None:
+        for norm in graph.calls(BN):
+            set_argument(norm, "training", True)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+    assert_keeps(PASS, model, noise(2, 3, 5, 6), edit=train)
+
+
+@pytest.mark.parametrize("average", [nn.AdaptiveAvgPool2d(1), Net(lambda net, x: x.mean((2, 3), keepdim=True))])
+def test_folds_through_averages(average: nn.Module) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.average(net.a(x)) * net.c + net.c
+        return net.b(net.average(y.exp() - net.c).flatten(1))
+
+    model = Net(forward, average=average, a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 3), c=torch.ones(4, 1, 1))
+    assert_rewrites(PASS, model, noise(2, 3, 5, 6), at=["", "", ""], gone=ARITHMETIC)
+
+
 def test_a_gain_passes_zero_padding() -> None:
     model = Net(lambda net, x: net.conv(x.relu() * net.c), conv=nn.Conv2d(4, 6, 3, padding=1), c=torch.ones(4, 1, 1))
     assert_rewrites(PASS, model, noise(2, 4, 5, 6), at=[""], gone=ARITHMETIC)
@@ -233,6 +270,8 @@ def test_leaves_the_scale_of_attention_to_the_pass_for_it() -> None:
         lambda net, x: F.conv_transpose2d(x * 2, net.kernel),
         lambda net, x: net.conv(x[:1]) * net.batch,
         lambda net, x: F.max_pool2d(net.conv(x), 2) * 2,
+        lambda net, x: net.conv(x).mean(1, keepdim=True) * 2,
+        lambda net, x: F.avg_pool2d(net.conv(x), 2, padding=1) + 2,
     ],
 )
 def test_keeps(forward: Callable[..., Tensor]) -> None:

@@ -54,6 +54,56 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+class Scale(nn.Module):
+    def __init__(self, dim: int, shift: float = 0.0):
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.ones(dim, 1, 1)), shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.shift) * self.gain
+
+
+class Branches(nn.Module):
+    def __init__(self, *branches: nn.Module):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(branch(x) for branch in self.branches)
+
+
+class ShiftedWindows(nn.Module):
+    """The body of a block of Swin: its windows of 2 by 4, rolled, in a padded image."""
+
+    def __init__(self, dim: int, shift: int):
+        super().__init__()
+        self.body, self.shift = nn.Linear(dim, dim), shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, dim, h, w = x.shape
+        x = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -w % 4, 0, -h % 2))
+        rows, columns = x.shape[1] // 2, x.shape[2] // 4
+        x = x.roll((-self.shift, -self.shift), (1, 2)).view(batch, rows, 2, columns, 4, dim)
+        x = self.body(x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 2, 4, dim).view(-1, 8, dim))
+        x = x.view(-1, 2, 4, dim).view(batch, rows, columns, 2, 4, dim).permute(0, 1, 3, 2, 4, 5)
+        x = x.contiguous().view(batch, 2 * rows, 4 * columns, dim).roll((self.shift, self.shift), (1, 2))
+        return x[:, :h, :w, :].permute(0, 3, 1, 2)
+
+
+class Shuffled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class Twice(nn.Module):
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) * 1 + self.body(nn.functional.dropout(x, 0.5, self.training)).sigmoid()
+
+
 class ChannelsLast(nn.Sequential):
     def __init__(self, *body: nn.Module):
         super().__init__(Permute(0, 2, 3, 1), *body, Permute(0, 3, 1, 2))
@@ -92,7 +142,18 @@ def random_model(seed: int, dim: int = 4, layers: int = 8) -> nn.Module:
         lambda: Residual(nn.Conv2d(dim, dim, 3, padding=1, groups=choose.choice([1, dim]))),
         lambda: Residual(nn.Sequential(nn.BatchNorm2d(dim), nn.Conv2d(dim, dim, 1))),
         lambda: Residual(nn.BatchNorm2d(dim)),
+        lambda: Scale(dim, choose.choice([0.0, 0.5])),
+        lambda: nn.ZeroPad2d(choose.choice([(1, 1, 1, 1), (1, 1, 0, 0), (0, 1, 0, 1)])),
+        lambda: nn.AvgPool2d(3, 1, 1),
+        lambda: nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(2 * dim, dim, 1)),
+        lambda: Branches(
+            *(nn.Conv2d(dim, dim, side, padding=side // 2, groups=choose.choice([1, dim])) for side in (3, 1)),
+            choose.choice([nn.Identity(), nn.BatchNorm2d(dim), nn.ReLU()]),
+        ),
         lambda: Residual(Attention(dim, fused=choose.random() < 0.5)),
+        lambda: ShiftedWindows(dim, shift=choose.choice([0, 1])),
+        lambda: Shuffled(),
+        lambda: Twice(choose.choice([nn.BatchNorm2d(dim), nn.Conv2d(dim, dim, 1), ShiftedWindows(dim, 0)])),
     ]
     body = [choose.choice(kinds)() for _ in range(layers)]
     if choose.random() < 0.3:
