@@ -1,7 +1,8 @@
 """One export of the compatibility matrix, in a process of its own.
 
 ``python -P -m deploy_kit.benchmarks.suites.compatibility_worker JOB RESULT``: JOB and RESULT are JSON files. The job
-has a ``model``, a ``target`` and a ``limit`` in seconds, after which the export ends itself, with what it started.
+has a ``model``, a ``target``, an ``input_size`` (None is the default one) and a ``limit`` in seconds, after which the
+export ends itself, with what it started.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from deploy_kit.api import export
 from deploy_kit.benchmarks.suites.compatibility import TOO_SLOW
 from deploy_kit.errors import DeployKitError
 from deploy_kit.outcome import Outcome
+from deploy_kit.sources import load_model
 
 
 class TimeUpError(BaseException):
     """The limit has passed; no handler of plain exceptions catches it on the way."""
 
 
-def attempt(model: str, target: str) -> dict[str, Any]:
+def attempt(model: str, target: str, input_size: str | None) -> dict[str, Any]:
     """Export a model and say what came of it, with the versions that took part."""
     try:
         with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-            manifest = export(model, target, out=scratch).manifest
+            manifest = export(load_model(model, input_size=input_size), target, out=scratch).manifest
     except TimeUpError:
         return {"outcome": TOO_SLOW, "versions": _versions()}
     except DeployKitError as error:
@@ -58,7 +60,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(job["limit"])
-    result = attempt(job["model"], job["target"])
+    result = attempt(job["model"], job["target"], job["input_size"])
     signal.alarm(0)
     Path(sys.argv[2]).write_text(json.dumps(result))
 
