@@ -217,10 +217,7 @@ def render(cells: Sequence[Cell]) -> str:
     table = {(cell.model, cell.target): cell for cell in cells}
     notes = [cell for cell in cells if cell.outcome not in GOOD]
     rows = [
-        [
-            f"`{model}`" + f" at {SMALLER[model]}" * (model in SMALLER),
-            *(_text(table.get((model, target)), notes) for target in targets),
-        ]
+        [_label(model), *(_text(table.get((model, target)), notes) for target in targets)]
         for model in dict.fromkeys(cell.model for cell in cells)
     ]
     lines = [markdown.table_of(["model", *targets], rows)]
@@ -231,6 +228,10 @@ def render(cells: Sequence[Cell]) -> str:
     lines.append("")
     lines += [_measured(target, [cell for cell in cells if cell.target == target]) for target in targets]
     return "\n".join(lines)
+
+
+def _label(model: str) -> str:
+    return f"`{model}` at {SMALLER[model]}" if model in SMALLER else f"`{model}`"
 
 
 def _text(cell: Cell | None, notes: list[Cell]) -> str:
