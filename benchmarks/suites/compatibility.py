@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +39,13 @@ CRASHED, TOO_SLOW = "crashed", "too_slow"
 GRACE = 60
 """Seconds that a worker has to end itself, and what it started, before it is ended."""
 
-SMALLER = dict.fromkeys((f"efficientvit_seg_{size}_cityscapes" for size in ("b2", "b3", "l1", "l2")), "512x1024")
-"""Input sizes in the place of default ones of two million pixels, where six proofs of a model would take hours."""
+SMALLER = {
+    "efficientvit_l3": "224x224",
+    **dict.fromkeys((f"efficientvit_seg_{size}_ade20k" for size in ("b3", "l1", "l2")), "256x256"),
+    "efficientvit_seg_b1_cityscapes": "512x1024",
+    **dict.fromkeys((f"efficientvit_seg_{size}_cityscapes" for size in ("b2", "b3", "l1", "l2")), "256x512"),
+}
+"""Input sizes of models that have over 20 billion MACs at their default size: a proof in float64 would take an hour."""
 
 GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED, Outcome.EMITTED_UNVERIFIED)
 TABLE = "compatibility"
@@ -83,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", help="none is all installed targets")
     parser.add_argument("--smallest", action="store_true", help="of the models, the smallest of each family")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where an outcome is worse than known")
+    parser.add_argument("--missing", action="store_true", help="only what has no result yet: go on with a run")
     parser.add_argument("--budget", type=int, help="seconds after which only the smallest of each family are begun")
     parser.add_argument("--jobs", type=int, default=1, help="exports at a time")
     parser.add_argument("--limit", type=int, default=1800, help="seconds until an export is ended")
@@ -94,20 +101,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models = first if chosen.smallest else [*first, *(name for name in models if name not in first)]
     targets = installed(chosen.targets)
     known = cells = read_cells(chosen.docs)
+    skipped = {(cell.model, cell.target) for cell in known} if chosen.missing else set()
     end = time.monotonic() + (chosen.budget or math.inf)
 
     def attempt(pair: tuple[str, str]) -> Cell | None:
         model, target = pair
-        if model not in first and time.monotonic() > end:
+        if pair in skipped or (model not in first and time.monotonic() > end):
             return None
         start = time.perf_counter()
-        cell = measure(model, target, chosen.limit)
+        cell = measure(model, target, chosen.limit, Path(scratch))
         seconds = time.perf_counter() - start
         print(f"{model}, {target}: {seconds:.1f} s, {describe(cell)}", file=sys.stderr, flush=True)
         return cell
 
     tried = []
-    with ThreadPoolExecutor(chosen.jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch, ThreadPoolExecutor(chosen.jobs) as pool:
         for cell in pool.map(attempt, itertools.product(models, targets)):
             tried += [] if cell is None else [cell]
             if cell is not None and not chosen.check:
@@ -151,10 +159,11 @@ def installed(names: Sequence[str] | None) -> list[str]:
     return usable
 
 
-def measure(model: str, target: str, limit: int) -> Cell:
-    """Export one model to one target in a process of its own."""
+def measure(model: str, target: str, limit: int, scratch: Path | None = None) -> Cell:
+    """Export one model to one target in a process of its own; what the model computes is kept in ``scratch``."""
     today = datetime.now(UTC).date().isoformat()
-    job = {"model": model, "target": target, "limit": limit, "input_size": SMALLER.get(model)}
+    references = None if scratch is None else str(scratch / f"{model}.pt")
+    job = {"model": model, "target": target, "limit": limit, "input_size": SMALLER.get(model), "references": references}
     try:
         found = run_worker([sys.executable, *WORKER], job, timeout=limit + GRACE)
     except WorkerError as error:

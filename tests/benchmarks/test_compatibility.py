@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from deploy_kit.api import parse_options
 from deploy_kit.benchmarks.suites import compatibility as suite
+from deploy_kit.benchmarks.suites import compatibility_worker as worker
 from deploy_kit.benchmarks.suites.compatibility import Cell
 from deploy_kit.errors import UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Requirement
 from deploy_kit.models import get_architecture, list_models
+from tests.support import load_tiny
 
 OLD = Cell("edgevit_xxs", "coreml", "ok", 61.0, None, None, "2026-01-02", (("coremltools", "8.0"), ("torch", "2.13.0")))
 FAILED = Cell("edgevit_xxs", "onnx", "lower_failed", reason="no Einsum", date="2026-01-02")
@@ -65,7 +69,7 @@ def test_a_reason_is_one_line_without_this_machine_s_folders(monkeypatch: pytest
 def test_a_failed_export_is_a_cell_and_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(suite, "measure", lambda model, target, limit: FAILED)
+    monkeypatch.setattr(suite, "measure", lambda model, target, limit, scratch: FAILED)
     given = ["--models", "edgevit_xxs", "--targets", "onnx", "--docs", str(tmp_path)]
     assert suite.main(given) == 1
     assert "no Einsum" in capsys.readouterr().out
@@ -79,7 +83,7 @@ def test_a_failed_export_is_a_cell_and_an_exit_code(
 def test_a_check_fails_where_an_outcome_is_worse_than_known_and_writes_nothing(
     known: list[Cell], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "measure", lambda model, target, limit: FAILED)
+    monkeypatch.setattr(suite, "measure", lambda model, target, limit, scratch: FAILED)
     suite.write_docs(known, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     given = ["--models", "edgevit_xxs", "--targets", "onnx", "--docs", str(tmp_path), "--check"]
@@ -92,7 +96,7 @@ def test_the_smallest_of_each_family_come_first_and_whatever_the_budget(
 ) -> None:
     tried = []
 
-    def measure(model: str, target: str, limit: int) -> Cell:
+    def measure(model: str, target: str, limit: int, scratch: Path) -> Cell:
         tried.append(model)
         return Cell(model, target, "ok")
 
@@ -104,6 +108,35 @@ def test_the_smallest_of_each_family_come_first_and_whatever_the_budget(
     monkeypatch.setattr(suite.time, "monotonic", iter(range(0, 1000, 10)).__next__)
     assert suite.main([*given, "--docs", str(tmp_path), "--budget", "5"]) == 0
     assert tried == ["edgevit_xxs", "levit_128s"]
+
+
+def test_a_run_goes_on_with_what_has_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def measure(model: str, target: str, limit: int, scratch: Path) -> Cell:
+        tried.append(model)
+        return Cell(model, target, "ok")
+
+    monkeypatch.setattr(suite, "measure", measure)
+    suite.write_docs([Cell("edgevit_xxs", "onnx", "ok")], tmp_path)
+    given = ["--models", "edgevit_s", "edgevit_xxs", "--targets", "onnx", "--docs", str(tmp_path), "--missing"]
+    assert suite.main(given) == 0
+    assert tried == ["edgevit_s"]
+
+
+def test_what_a_model_computes_is_computed_once_for_all_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, loaded = get_exporter("onnx"), load_tiny()
+    options = parse_options(exporter, {})
+    first = worker.references(loaded, exporter, options, tmp_path / "tiny.pt")
+    monkeypatch.setattr(worker, "expect", lambda *_: pytest.fail("it is known"))
+    again = worker.references(loaded, exporter, options, tmp_path / "tiny.pt")
+    assert [(case.name, case.kind) for case in again.cases] == [(case.name, case.kind) for case in first.cases]
+    for one, other in zip(first.references, again.references, strict=True):
+        assert torch.equal(one.exact[0], other.exact[0])
+        assert torch.equal(one.eager[0], other.eager[0])
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.pt"]
 
 
 def test_new_cells_take_the_place_of_old_ones_in_the_order_of_the_models() -> None:
