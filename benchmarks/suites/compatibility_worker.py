@@ -1,8 +1,8 @@
 """One export of the compatibility matrix, in a process of its own.
 
 ``python -P -m deploy_kit.benchmarks.suites.compatibility_worker JOB RESULT``: JOB and RESULT are JSON files. The job
-has a ``model``, a ``target``, an ``input_size`` (None is the default one), a file for the ``references`` that exports of
-one model share (or None), and a ``limit`` in seconds, after which the export ends itself, with what it started.
+has a ``model``, a ``target``, an ``input_size`` (None is the default one), a file for the ``references`` that exports
+of one model share (or None), and a ``limit`` in seconds, after which the export ends itself, with what it started.
 """
 
 from __future__ import annotations
