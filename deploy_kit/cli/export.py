@@ -164,6 +164,9 @@ def command(
     budget = _tuning_budget(tune, tune_budget, device, allow_lossy)
     names = list_targets() if target == [ALL] else target
     options, refused = split_options(names, {name: value for name, value in given.items() if value is not None})
+    if budget is not None:
+        options, untimed = _timed(options, device or LOCAL)
+        refused |= untimed
     results = []
     with show_stages() as stages:
         with stages.stage(f"load {model}"):
@@ -235,6 +238,26 @@ def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_los
     if found is None:
         raise UserError(f"--tune-budget {budget!r} is no time", fix="write it as 90s, 10m or 1h")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _timed(
+    options: dict[str, dict[str, Any]], device: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, DeployKitError]]:
+    """The targets that a device can time, and why it cannot time the others; `UserError` where it can time none."""
+    from deploy_kit.benchmarks.devices import get_device
+    from deploy_kit.errors import UserError
+
+    timed: dict[str, dict[str, Any]] = {}
+    refused: dict[str, DeployKitError] = {}
+    for name, chosen in options.items():
+        try:
+            get_device(device).require(name)
+            timed[name] = chosen
+        except UserError as error:
+            refused[name] = error
+    if not timed:
+        raise next(iter(refused.values()))
+    return timed, refused
 
 
 def split_options(

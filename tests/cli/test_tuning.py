@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from deploy_kit import exporters
 from deploy_kit.artifact import open_artifact
+from deploy_kit.errors import UserError
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
 from tests.benchmarks.support import Bench, Memory, install
@@ -102,3 +105,27 @@ def test_advise_prints_what_each_variant_saves_and_takes(deploykit: Command, dev
     norm = next(advice for advice in report["advice"] if advice["variant"] == "every LayerNorm as BatchNorm")
     assert norm["saved_ms"] > 0
     assert norm["effect"] == "retrain"
+
+
+def test_a_target_that_the_device_cannot_time_does_not_stop_the_others(
+    deploykit: Command, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Memory):
+        name = "other"
+
+    installed = exporters.entry_points(group="deploy_kit.exporters")
+    installed["other"] = SimpleNamespace(load=lambda: Other)
+    monkeypatch.setattr(exporters, "entry_points", lambda group: installed)
+    monkeypatch.setattr(Bench, "require", _only_memory)
+    ended = deploykit(*TUNE, "-t", "other", "--out", tmp_path)
+    assert ended.code == 1
+    assert "other cannot be timed" in ended.err
+    assert open_artifact(tmp_path / "tests.support.tiny" / "memory").manifest.tuning is not None
+    alone = deploykit(*(word if word != "memory" else "other" for word in TUNE), "--out", tmp_path)
+    assert alone.code == 2
+    assert "other cannot be timed" in alone.err
+
+
+def _only_memory(self: Bench, target: str) -> None:
+    if target != "memory":
+        raise UserError(f"{target} cannot be timed")
