@@ -5,6 +5,7 @@ from __future__ import annotations
 from deploy_kit.errors import unknown_name
 from deploy_kit.fusion.affine_into_neighbours import affine_into_neighbours
 from deploy_kit.fusion.attention_scale_into_query import attention_scale_into_query
+from deploy_kit.fusion.average_pool_to_depthwise_conv import average_pool_to_depthwise_conv
 from deploy_kit.fusion.average_pool_to_slice import average_pool_to_slice
 from deploy_kit.fusion.batch_norm_into_classifier import batch_norm_into_classifier
 from deploy_kit.fusion.batch_norm_into_consumer import batch_norm_into_consumer
@@ -64,6 +65,7 @@ PASSES: dict[str, Pass] = {
         identity_into_depthwise,
         attention_scale_into_query,
         average_pool_to_slice,
+        average_pool_to_depthwise_conv,
         slice_before_layer_norm,
         slice_into_pointwise_conv,
         layer_norm_affine_into_linear,
