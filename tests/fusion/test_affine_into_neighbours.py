@@ -259,6 +259,7 @@ def test_leaves_the_scale_of_attention_to_the_pass_for_it() -> None:
         lambda net, x: net.conv(x) + net.image,
         lambda net, x: net.conv(x * net.batch),
         lambda net, x: net.conv(x) * net.batch,
+        lambda net, x: net.conv(x) * net.one,
         lambda net, x: net.conv((x * net.c).transpose(1, 2)),
         lambda net, x: (net.conv(x).transpose(1, 2)) * net.c,
         lambda net, x: net.conv((x * net.c).flip(1)),
@@ -281,6 +282,7 @@ def test_keeps(forward: Callable[..., Tensor]) -> None:
         "row": torch.ones(1, 4),
         "image": torch.ones(4, 4, 4),
         "batch": torch.ones(4, 1, 1, 1),
+        "one": torch.ones(1, 1, 1, 1, 1),
         "kernel": torch.ones(4, 4, 1, 1),
     }
     model = Net(forward, **members, **constants)
@@ -298,7 +300,7 @@ def test_keeps_an_output() -> None:
 
 
 def test_keeps_a_division_by_zero() -> None:
-    model = Net(lambda net, x: net.fc(x / torch.zeros(4)), fc=nn.Linear(4, 4)).eval()
+    model = Net(lambda net, x: net.fc(x / net.zero), fc=nn.Linear(4, 4), zero=torch.zeros(4)).eval()
     assert PASSES[PASS].run(capture(model, (torch.ones(2, 4),))) == []
 
 
@@ -309,12 +311,14 @@ def test_keeps_a_division_by_zero() -> None:
         lambda net, x: net.fc(x.half() * net.c),
         lambda net, x: net.fc(x) * net.c.double(),
         lambda net, x: net.fc((x > 0) * net.c),
+        lambda net, x: F.linear(x.long() * 2, net.whole),
     ],
-    ids=["integers", "half", "double", "bool"],
+    ids=["integers", "half", "double", "bool", "only integers"],
 )
 def test_keeps_what_changes_the_dtype(product: Callable[..., Tensor]) -> None:
     """The product of an integer and 0.5 is a float: it is the cast as well."""
     model = Net(product, fc=nn.Linear(4, 4), c=torch.ones(4)).eval()
+    model.register_buffer("whole", torch.ones(4, 4).long())
     graph = capture(model, (torch.full((2, 4), 3.0),))
     PASSES["constant_folding"].run(graph)
     assert PASSES[PASS].run(graph) == []

@@ -23,6 +23,7 @@ def count(graph: Graph) -> int:
     ("first", "second", "shape"),
     [
         (nn.Linear(4, 8), nn.Linear(8, 3), (2, 4)),
+        (nn.Linear(4, 2), nn.Linear(2, 3), (2, 4)),
         (nn.Linear(4, 8, bias=False), nn.Linear(8, 3), (2, 5, 4)),
         (nn.Linear(4, 8), nn.Linear(8, 3, bias=False), (2, 5, 6, 4)),
         (nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), (4,)),
