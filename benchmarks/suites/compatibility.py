@@ -40,10 +40,15 @@ GRACE = 60
 """Seconds that a worker has to end itself, and what it started, before it is ended."""
 
 SMALLER = {
-    "efficientvit_l3": "224x224",
-    **dict.fromkeys((f"efficientvit_seg_{size}_ade20k" for size in ("b3", "l1", "l2")), "256x256"),
-    "efficientvit_seg_b1_cityscapes": "512x1024",
-    **dict.fromkeys((f"efficientvit_seg_{size}_cityscapes" for size in ("b2", "b3", "l1", "l2")), "256x512"),
+    "efficientvit_l3": "128x128",
+    "efficientvit_seg_b3_ade20k": "256x256",
+    "efficientvit_seg_l1_ade20k": "128x128",
+    "efficientvit_seg_l2_ade20k": "128x128",
+    "efficientvit_seg_b1_cityscapes": "256x512",
+    "efficientvit_seg_b2_cityscapes": "256x512",
+    "efficientvit_seg_b3_cityscapes": "128x256",
+    "efficientvit_seg_l1_cityscapes": "128x256",
+    "efficientvit_seg_l2_cityscapes": "128x256",
 }
 """Input sizes of models that have over 20 billion MACs at their default size: a proof in float64 would take an hour."""
 
