@@ -71,7 +71,7 @@ def common_subexpressions(graph: Graph) -> list[tuple[fx.Node, str]]:
             first, why = seen.setdefault(keys.of(node), node), "computed before"
         else:
             continue
-        if first is not node and _substitute(graph, node, first):
+        if first is not node and _substitute(node, first):
             changes.append((node, why))
     return changes
 
@@ -150,7 +150,7 @@ def _other_operand(graph: Graph, node: fx.Node) -> fx.Node | None:
 def _is_all(graph: Graph, value: Any, number: int) -> bool:
     if isinstance(value, fx.Node):
         constant = graph.constant(value)
-        return constant is not None and constant.numel() > 0 and bool((constant == number).all())
+        return constant is not None and bool((constant == number).all())
     return isinstance(value, int | float) and value == number
 
 
@@ -166,17 +166,12 @@ def _sizes(value: Tensor) -> list[Any]:
     return [size if isinstance(size, int) else size.node.expr for size in value.shape]
 
 
-def _substitute(graph: Graph, node: fx.Node, first: fx.Node) -> bool:
+def _substitute(node: fx.Node, first: fx.Node) -> bool:
     """Let the users of ``node`` use ``first``; False where there are none.
 
-    An output keeps a call of its own where it would be an input, a constant or another output otherwise.
+    The output is none of them where it would be an input or a constant as it is, which CoreML refuses.
     """
-    output = graph.module.graph.output_node()
-    returned = output.all_input_nodes
-    if node not in returned or (first not in returned and first.op == "call_function"):
-        graph.replace(node, first)
-        return True
-    users = [user for user in node.users if user is not output]
+    users = [user for user in node.users if user.op != "output" or first.op == "call_function"]
     for user in users:
         user.replace_input_with(node, first)
     return bool(users)

@@ -7,6 +7,8 @@ from torch import fx
 from deploy_kit.fusion.axes import COPIES, VIEWS, Plan, carry_out, erase_unused, is_functional, is_rearrangement, plan
 from deploy_kit.graph import Graph, is_call, operand, rank
 
+NOTHING = Plan(None, None, None)
+
 
 def compose_views(graph: Graph) -> list[tuple[fx.Node, str]]:
     """view(view(x, a), b) = view(x, b), view(x, shape of x) = x, and permute(x, p) = view(x, b) if p moves only ones.
@@ -43,14 +45,21 @@ def _shortest(end: fx.Node) -> tuple[fx.Node, Plan, int] | None:
         chain.insert(0, operand(chain[0]))
     while chain:
         steps = plan(chain)
-        if steps is not None:
-            freed = _freed(chain)
-            ranks = [rank(operand(chain[0])), *(rank(node) for node in chain)]
-            shorter = len(chain) > sum(steps.cost)
-            if steps.rank <= max(ranks) and (steps.cost < freed or (steps.cost == freed and shorter)):
-                return operand(chain[0]), steps, len(chain)
+        if steps is not None and _gains(chain, steps):
+            return operand(chain[0]), steps, len(chain)
         chain = chain[1:]
     return None
+
+
+def _gains(chain: list[fx.Node], steps: Plan) -> bool:
+    """Whether there is less to do, or the same sooner, with these steps in place of the end of a chain."""
+    source, end = operand(chain[0]), chain[-1]
+    if steps.rank > max(rank(node) for node in (source, *chain)):
+        return False
+    if steps == NOTHING and source.op != "call_function" and any(user.op == "output" for user in end.users):
+        return False  # CoreML refuses an output that is an input or a constant as it is
+    freed = _freed(chain)
+    return steps.cost < freed or (steps.cost == freed and sum(steps.cost) < len(chain))
 
 
 def _freed(chain: list[fx.Node]) -> tuple[int, int]:

@@ -176,3 +176,10 @@ def test_keeps_a_graph_that_writes_over_its_tensors() -> None:
 
     model = Net(lambda net, x: (x * 1.5).flatten(1).reshape(2, 3, 20).relu())
     assert_keeps(PASS, model, noise(2, 3, 4, 5), edit=write)
+
+
+def test_an_output_is_not_an_input_as_it_is() -> None:
+    """CoreML refuses that."""
+    assert_keeps(PASS, Net(lambda net, x: x.unsqueeze(0).squeeze(0)), noise(2, 3, 4, 5))
+    graph, _ = apply(PASS, Net(lambda net, x: x.sin().unsqueeze(0).squeeze(0)), noise(2, 3, 4, 5))
+    assert left(graph) == (0, 0)
