@@ -29,9 +29,23 @@ def affine_into_neighbours(graph: Graph) -> list[tuple[fx.Node, str]]:
     logit scale, an input's normalisation, BatchNorm, a depthwise 1x1 convolution. The layer before
     takes them where nothing else uses its output; the layers after, where all take them; views that
     keep channels apart and averages over other axes may lie between. A shift does not pass a border of
-    zeros. A gain does: beside a border, g * x + s = g * (x + s / g), of which the sum stays.
+    zeros. A gain does: beside a border, g * x + s = g * (x + s / g), of which the sum stays. A gain of 1
+    without a shift is left out anywhere.
     """
-    return [*_into_producers(graph), *_into_consumers(graph)]
+    return [*_without_effect(graph), *_into_producers(graph), *_into_consumers(graph)]
+
+
+def _without_effect(graph: Graph) -> list[tuple[fx.Node, str]]:
+    """Leave out gains of 1 and shifts of 0, whatever lies around them."""
+    changes = []
+    for node in list(graph.nodes):
+        x = affine_input(graph, node)
+        affines = [] if x is None else [channel_affine(graph, node, x, axis) for axis in range(rank(x))]
+        if any(affine is not None and (affine.gain == 1).all() and not affine.shift.any() for affine in affines):
+            assert x is not None
+            changes.append((node, f"{node.name} has no effect"))
+            graph.replace(node, x)
+    return changes
 
 
 def _into_producers(graph: Graph) -> list[tuple[fx.Node, str]]:

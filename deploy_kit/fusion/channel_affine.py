@@ -59,7 +59,7 @@ def _depthwise(graph: Graph, conv: fx.Node, axis: int) -> ChannelAffine | None:
     if constants is None or channel_axis(conv) != axis or not is_pointwise(conv, constants[0]):
         return None
     weight, bias = constants
-    if weight.shape[1] != 1 or argument(conv, "groups") != len(weight) or set(argument(conv, "stride")) != {1}:
+    if weight.shape[1] != 1 or argument(conv, "groups") != len(weight):
         return None
     return ChannelAffine(weight.flatten(), bias)
 

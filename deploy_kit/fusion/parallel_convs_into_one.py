@@ -123,18 +123,20 @@ def _alike(branches: list[_Branch]) -> list[list[_Branch]]:
 
 
 def _fit(a: _Branch, b: _Branch) -> bool:
-    same = a.node.target is b.node.target and operand(a.node) is operand(b.node)
     return (
-        same
+        operand(a.node) is operand(b.node)
         and (a.groups, a.stride, a.corner) == (b.groups, b.stride, b.corner)
         and all(1 in (m, n) or d == e for m, n, d, e in zip(a.kernel, b.kernel, a.dilation, b.dilation))
     )
 
 
 def _gain(graph: Graph, term: fx.Node, branch: _Branch) -> ChannelAffine | None:
-    """What a term multiplies ``branch``'s input by and adds to it; None where it is anything else."""
+    """What a term multiplies ``branch``'s input by and adds to it; None where it is anything else.
+
+    With stride 1 a kernel is centred where its output, like the term, has the shape of its input.
+    """
     x, axis = operand(branch.node), channel_axis(branch.node)
-    if shape(x) != shape(term) or any(branch.corner) or any(step != 1 for step in branch.stride):
+    if any(step != 1 for step in branch.stride):
         return None
     if term is x:
         ones = torch.ones_like(branch.bias)

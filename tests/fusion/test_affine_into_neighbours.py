@@ -138,6 +138,15 @@ def test_folds_a_long_chain_before_and_after() -> None:
     assert arithmetic(graph) == 0
 
 
+@pytest.mark.parametrize(
+    "nothing", [lambda x: x + 0, lambda x: 0 + x, lambda x: x * 1.0, lambda x: x / 1, lambda x: x - 0]
+)
+def test_leaves_out_what_has_no_effect(nothing: Callable[[Tensor], Tensor]) -> None:
+    """As in MobileOne, which adds its branches up from 0."""
+    model = Net(lambda net, x: nothing(x.relu()).exp())
+    assert_rewrites(PASS, model, noise(2, 4), at=[""], gone=ARITHMETIC)
+
+
 def test_folds_norms_in_a_chain() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         y = net.n2(net.n1(net.a(x)) * net.c + 1)
@@ -247,6 +256,8 @@ def test_leaves_the_scale_of_attention_to_the_pass_for_it() -> None:
         lambda net, x: (lambda y: net.conv(y) + y)(x * 2),
         lambda net, x: (lambda y: y * 2 + y)(net.conv(x)),
         lambda net, x: (lambda y: y * y)(net.conv(x)),
+        lambda net, x: (lambda y: net.padded(y + 1) + y.relu())(x * 2),
+        lambda net, x: net.conv(x * (net.c * 2)),
         lambda net, x: net.conv(x * x),
         lambda net, x: net.conv(x + x),
         lambda net, x: net.conv(net.c / x.exp()),
@@ -288,6 +299,11 @@ def test_keeps(forward: Callable[..., Tensor]) -> None:
     model = Net(forward, **members, **constants)
     model.register_buffer("zero", torch.zeros(4, 1, 1))
     assert_keeps(PASS, model, noise(4, 4, 4, 4))
+
+
+@pytest.mark.parametrize("channels", [nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4)], ids=str)
+def test_keeps_a_gain_of_another_axis(channels: nn.Module) -> None:
+    assert_keeps(PASS, nn.Sequential(channels, nn.Linear(4, 4)), noise(4, 4, 4, 4))
 
 
 def test_keeps_an_output() -> None:

@@ -176,6 +176,7 @@ def test_keeps_branches(branches: tuple[nn.Module, ...]) -> None:
         (nn.Conv2d(4, 4, 3, padding=1, stride=2), nn.Conv2d(4, 4, 1), (2, 4, 1, 1)),
         (nn.Conv2d(4, 4, 3, padding=1, stride=3), nn.Conv2d(4, 4, 3, stride=3), (2, 4, 6, 6)),
         (nn.Conv2d(4, 4, 3, padding=1, stride=3), nn.Conv2d(4, 4, 3, stride=3, padding=(1, 0)), (2, 4, 6, 6)),
+        (nn.Conv2d(4, 4, 2, padding=1, stride=2), nn.Conv2d(4, 4, 1, stride=2), (2, 4, 5, 5)),
         (nn.Conv2d(4, 4, 1, stride=2), nn.Identity(), (2, 4, 1, 1)),
         (nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 1, 1), (2, 4, 6, 6)),
         (nn.Conv2d(4, 1, 1), nn.Identity(), (2, 4, 6, 6)),
