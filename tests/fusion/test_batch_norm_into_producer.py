@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deploy_kit.capture import capture
-from deploy_kit.fusion import PASSES
+from deploy_kit.fusion import PASSES, Policy, fuse_graph
+from deploy_kit.fusion.policy import folds
 from deploy_kit.graph import Graph, argument, aten, set_argument
-from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise
+from deploy_kit.models.layers import randomize_
+from deploy_kit.timm_models import create_timm_model
+from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise, relative_error
 
 PASS = "batch_norm_into_producer"
 BN = aten.batch_norm.default
@@ -75,6 +79,17 @@ def test_folds_over_flattened_tokens_of_a_dynamic_batch() -> None:
     )
     graph = assert_rewrites(PASS, model, noise(2, 5, 4), at=["norm"], gone=(BN,), dynamic_batch=True)
     assert graph.module(noise(7, 5, 4)).shape == (7, 5, 6)
+
+
+def test_folds_over_flattened_tokens_that_get_the_shape_of_the_layer_back() -> None:
+    """The official LeViT."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.fc(x)
+        return net.norm(x.flatten(0, 1)).reshape_as(x)
+
+    model = Net(forward, fc=nn.Linear(4, 6, bias=False), norm=nn.BatchNorm1d(6))
+    assert_rewrites(PASS, model, noise(2, 5, 4), at=["norm"], gone=(BN,))
 
 
 def test_folds_only_the_call_of_a_shared_layer_that_a_norm_follows() -> None:
@@ -200,6 +215,18 @@ def test_keeps_a_norm_whose_constants_are_computed(computed: str) -> None:
 
 def _positive_variance(graph: Graph) -> None:
     graph.module.running_var.data.abs_().add_(0.5)
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("name", ["levit_128s", "levit_conv_128s"])
+def test_levit_has_no_batch_norm_left(name: str) -> None:
+    model, size = create_timm_model(name, num_classes=5, seed=0)
+    randomize_(model, seed=0)
+    x = noise(*size)
+    graph, _ = fuse_graph(capture(model.double().eval(), (x,)), Policy(folds("")))
+    assert not list(graph.calls(BN))
+    with torch.no_grad():
+        assert relative_error(graph.module(x), model(x)) <= 1e-12
 
 
 @pytest.mark.parametrize("computed", ["weight", "bias"])

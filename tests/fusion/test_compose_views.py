@@ -139,7 +139,7 @@ def test_finds_nothing_more_when_it_runs_again() -> None:
         lambda x: x.reshape(2, 3, 2, 2, 5).permute(0, 2, 1, 4, 3),
         lambda x: x.reshape(6, 2, 2, 5).permute(2, 0, 3, 1).reshape(3, 4, 5, 2).permute(3, 1, 0, 2),
         lambda x: x.contiguous(memory_format=torch.channels_last).flatten(1),
-        lambda x: x.contiguous() + 1,
+        lambda x: x.transpose(1, 2).contiguous() + 1,
         lambda x: x.expand(2, 3, 4, 5).flatten(1)[:, :7].unsqueeze(0),
     ],
 )
