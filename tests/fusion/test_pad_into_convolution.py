@@ -100,7 +100,7 @@ def test_keeps_a_border_of(pad: Callable[[Tensor], Tensor]) -> None:
 @pytest.mark.parametrize(
     "reader",
     [
-        nn.AvgPool2d(3, padding=1, count_include_pad=False),
+        nn.AvgPool2d(5, padding=1, count_include_pad=False),
         nn.AvgPool2d(3, padding=1),
         nn.AvgPool2d((1, 4)),
         nn.AvgPool2d(3, 2, ceil_mode=True),
