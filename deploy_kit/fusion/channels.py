@@ -27,7 +27,7 @@ def channel_uses(node: fx.Node, axis: int, *, through_mean: bool = False) -> lis
     """
     uses = []
     for user in list(node.users):
-        moved = _follow_view(user, node, axis)
+        moved = follow_view(user, node, axis)
         if moved is None and through_mean:
             moved = _follow_mean(user, node, axis)
         if moved is None:
@@ -37,7 +37,7 @@ def channel_uses(node: fx.Node, axis: int, *, through_mean: bool = False) -> lis
     return uses
 
 
-def _follow_view(view: fx.Node, source: fx.Node, axis: int) -> int | None:
+def follow_view(view: fx.Node, source: fx.Node, axis: int) -> int | None:
     """The channel axis after ``view``; None where it is no view or mixes channels with other axes."""
     dims = rank(source)
     if is_call(view, aten.permute.default):

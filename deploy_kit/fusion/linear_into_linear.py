@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from deploy_kit.fusion.channels import _follow_view, channel_uses
+from deploy_kit.fusion.channels import channel_uses, follow_view
 from deploy_kit.fusion.linear_ops import (
     CONVOLUTIONS,
     LINEAR,
@@ -105,7 +105,7 @@ def _axes_after(first: fx.Node, views: list[fx.Node]) -> list[int]:
     """The channel axis after each view."""
     axes, axis = [], channel_axis(first)
     for source, view in zip([first, *views], views):
-        moved = _follow_view(view, source, axis)
+        moved = follow_view(view, source, axis)
         assert moved is not None
         axes.append(axis := moved)
     return axes

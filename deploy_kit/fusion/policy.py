@@ -93,10 +93,15 @@ def policy_of(names: Iterable[str]) -> Policy:
 
 
 FOLDS = (
+    "common_subexpressions",
     "constant_folding",
+    "pad_into_convolution",
     "batch_norm_into_producer",
     "batch_norm_into_consumer",
     "batch_norm_into_classifier",
+    "affine_into_neighbours",
+    "linear_into_linear",
+    "parallel_convs_into_one",
     "identity_into_depthwise",
     "attention_scale_into_query",
     "average_pool_to_slice",
@@ -104,6 +109,7 @@ FOLDS = (
     "slice_into_pointwise_conv",
     "layer_norm_affine_into_linear",
     "compose_permutations",
+    "compose_views",
 )
 """The passes that are exact and leave less to compute, on any runtime, in order."""
 
