@@ -189,12 +189,15 @@ _LIKE_ANOTHER = {
 
 
 def _number_shapes(graph: Graph) -> None:
-    """Write the shape of another tensor as the numbers that it is, so that the other has one use less."""
+    """Write the shape of another tensor as the numbers that it is, so that the other has one use less.
+
+    One size may be free in a reshape, and is then written as -1: the others tell what it is.
+    """
     for node in graph.calls(*_LIKE_ANOTHER):
-        sizes = shape(operand(node, 1))
-        if all(isinstance(size, int) for size in sizes):
-            plain = _LIKE_ANOTHER[node.target]  # type: ignore[index]
-            graph.replace(node, graph.call(plain, operand(node), list(sizes), before=node))
+        plain = _LIKE_ANOTHER[node.target]  # type: ignore[index]
+        sizes = [size if isinstance(size, int) else -1 for size in shape(operand(node, 1))]
+        if -1 not in sizes or (plain is aten.reshape.default and sizes.count(-1) == 1 and 0 not in sizes):
+            graph.replace(node, graph.call(plain, operand(node), sizes, before=node))
 
 
 _DROPOUTS = (

@@ -295,3 +295,17 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
 def test_the_shape_of_another_tensor_is_no_use_of_it() -> None:
     graph = assert_captures(Function(lambda x: (x * 2).flatten(0, 1).sin().view_as(x.relu())), noise(2, 3, 4))
     assert not list(graph.calls(aten.relu.default, aten.view_as.default))
+
+
+def test_the_shape_of_another_tensor_may_have_a_free_batch() -> None:
+    model = Function(lambda x: (x * 2).flatten(0, 1).sin().reshape_as(x.relu()))
+    graph = capture(model, (noise(2, 3, 4),), dynamic_batch=True)
+    assert not list(graph.calls(aten.relu.default, aten.reshape_as.default))
+    assert torch.equal(graph.module(noise(5, 3, 4)), model(noise(5, 3, 4)))
+
+
+def test_a_free_size_that_nothing_tells_stays_that_of_the_other() -> None:
+    model = Function(lambda x: x.sum(0).sin().expand_as(x * 2))
+    graph = capture(model, (noise(2, 3, 4),), dynamic_batch=True)
+    assert list(graph.calls(aten.expand_as.default))
+    assert torch.equal(graph.module(noise(5, 3, 4)), model(noise(5, 3, 4)))
