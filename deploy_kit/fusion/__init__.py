@@ -15,6 +15,7 @@ from deploy_kit.fusion.common_subexpressions import common_subexpressions
 from deploy_kit.fusion.compose_permutations import compose_permutations
 from deploy_kit.fusion.compose_views import compose_views
 from deploy_kit.fusion.constant_folding import constant_folding
+from deploy_kit.fusion.constants_between_views import constants_between_views
 from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
 from deploy_kit.fusion.decompose_tanh_gelu import decompose_tanh_gelu
@@ -74,6 +75,7 @@ PASSES: dict[str, Pass] = {
         pointwise_conv_to_linear,
         compose_permutations,
         roll_to_slices,
+        constants_between_views,
         rank_four_views,
         sink_permutations,
         mean_before_linear,
