@@ -53,6 +53,10 @@ LAYOUT_OPS = VIEW_OPS - {aten.select.int, aten.slice.Tensor, aten.expand.default
 """Operators that only move data about; they cost memory traffic, or a copy, on most runtimes."""
 
 
+UNTAGGED = (aten.hardswish.default,)
+"""Elementwise operators that PyTorch does not tag as such."""
+
+
 @dataclass
 class Graph:
     """A ``torch.fx.GraphModule`` of ATen operators with the example inputs it was captured with.
@@ -163,6 +167,13 @@ def is_call(node: Any, *ops: OpOverload | HigherOrderOperator) -> bool:
 def is_view(node: Any) -> bool:
     """Whether ``node`` only rearranges or selects elements of its first input (see `VIEW_OPS`)."""
     return isinstance(node, fx.Node) and node.op == "call_function" and (node.target in VIEW_OPS or is_getitem(node))
+
+
+def is_elementwise(op: Any) -> bool:
+    """Whether an operator makes each element of its output from the elements at that place, and writes over none."""
+    if not isinstance(op, OpOverload) or op._schema.is_mutable:
+        return False
+    return torch.Tag.pointwise in op.tags or op in UNTAGGED
 
 
 def is_getitem(node: fx.Node) -> bool:

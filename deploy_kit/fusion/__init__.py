@@ -36,6 +36,7 @@ from deploy_kit.fusion.pad_into_convolution import pad_into_convolution
 from deploy_kit.fusion.parallel_convs_into_one import parallel_convs_into_one
 from deploy_kit.fusion.pointwise_conv_to_linear import pointwise_conv_to_linear
 from deploy_kit.fusion.policy import Policy
+from deploy_kit.fusion.raise_permutations import raise_permutations
 from deploy_kit.fusion.rank_four_views import rank_four_views
 from deploy_kit.fusion.rewrite import Pass, Rewrite
 from deploy_kit.fusion.roll_to_slices import roll_to_slices
@@ -78,6 +79,7 @@ PASSES: dict[str, Pass] = {
         constants_between_views,
         rank_four_views,
         sink_permutations,
+        raise_permutations,
         mean_before_linear,
         split_joint_projection,
         merge_parallel_projections,

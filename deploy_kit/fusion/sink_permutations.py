@@ -7,7 +7,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from deploy_kit.fusion.compose_permutations import PERMUTATIONS, compose_permutations, permutation
-from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, shape
+from deploy_kit.graph import Graph, argument, aten, is_call, is_elementwise, only_user, operand, rank, shape
 
 
 def sink_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
@@ -41,9 +41,7 @@ def _candidates(graph: Graph) -> set[OpOverload]:
     return {
         node.target
         for node in graph.nodes
-        if isinstance(node.target, OpOverload)
-        and (torch.Tag.pointwise in node.target.tags or node.target is aten.mean.dim)
-        and not node.target._schema.is_mutable
+        if isinstance(node.target, OpOverload) and (is_elementwise(node.target) or node.target is aten.mean.dim)
     }
 
 

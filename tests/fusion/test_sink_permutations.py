@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deploy_kit.fusion.compose_permutations import PERMUTATIONS
@@ -22,6 +23,7 @@ def _shared(x: Tensor) -> tuple[Tensor, Tensor]:
     ("function", "left"),
     [
         (lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2), 0),
+        (lambda x: F.hardswish(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 0),
         (lambda x: x.permute(1, 2, 3, 0).sigmoid().permute(3, 0, 1, 2), 0),
         (lambda x: x.transpose(1, 2).tanh().transpose(1, 2), 0),
         (lambda x: (x.permute(0, 2, 3, 1) + x.relu().permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 0),
