@@ -38,6 +38,9 @@ from deploy_kit.statistics import count
 
 DEFAULT_FOLDER = Path("artifacts")
 
+REFERENCE, PROVE = "compute the float64 reference", "prove"
+"""The stages of a proof, which an export has beside those that make its files."""
+
 
 @dataclass(frozen=True)
 class Fused:
@@ -233,7 +236,7 @@ class Expected:
 
 def expect(loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages) -> Expected:
     """What a model computes in float64; `ExportError` where no artifact could be told from a wrong one by it."""
-    with stages.stage("compute the float64 reference"):
+    with stages.stage(REFERENCE):
         cases = _cases(loaded, exporter, options)
         references = compute_references(loaded.module, cases)
         reason = unprovable(references, LIMITS[exporter.precision(options)])
@@ -254,7 +257,7 @@ def prove(
     """Compare an artifact's file, run by its runtime, with float64 of the original model."""
     expected = expected or expect(loaded, exporter, options, stages)
     cases, references, precision = expected.cases, expected.references, exporter.precision(options)
-    with stages.stage("prove"):
+    with stages.stage(PROVE):
         ran = exporter.run(file, [case.inputs for case in cases], options, details)
         if ran.outputs is not None:
             return judge(cases, references, ran.outputs, ran.verified_by, precision)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deploy_kit import export, load_model
+from deploy_kit.api import PROVE, REFERENCE, export, load_model
 from deploy_kit.benchmarks.runtimes import time_files
 from deploy_kit.benchmarks.timing import Ratio, Timing, machine, speedup, summarise
 from deploy_kit.cli.console import print_line, print_table
@@ -36,6 +36,7 @@ from deploy_kit.graph import Graph
 from deploy_kit.models import get_architecture
 from deploy_kit.models.layers import randomize_
 from deploy_kit.outcome import Outcome
+from deploy_kit.stages import Stages
 from deploy_kit.timm_models import create_timm_model
 
 OURS = "deploykit"
@@ -58,7 +59,7 @@ SAME_FORM = {
 class Cell:
     """One model and target: the contestants' timings, and how many times faster ours is than each other one.
 
-    ``seconds`` are those that making each file took; of ours, with its proof. ``placements`` are ExecuTorch's.
+    ``seconds`` are those that making each file took, without the proof of ours. ``placements`` are ExecuTorch's.
     """
 
     model: str
@@ -106,9 +107,10 @@ def contest(model: str, target: str, folder: Path, processes: int, iterations: i
     loaded, (official, form) = load_model(model), published_form(model)
     inputs = tuple(loaded.capture().example_inputs)
     stock = STOCK[target](official, inputs, folder)
-    start = time.perf_counter()
-    artifact = export(loaded, target, out=folder)
-    seconds = {**stock.seconds, OURS: time.perf_counter() - start}
+    stages = Stages()
+    artifact = export(loaded, target, out=folder, stages=stages)
+    ours = sum(stage.seconds for stage in stages.finished if stage.name not in (REFERENCE, PROVE))
+    seconds = {**stock.seconds, OURS: ours}
     placements = {**stock.placements, OURS: artifact.manifest.details.get("placement")}
     files = {**stock.files, OURS: artifact.main_file}
     rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations, **job)
@@ -220,6 +222,18 @@ def report(cells: Sequence[Cell]) -> None:
         rows.append(("geometric mean", "", *("" for _ in (*others, OURS)), *means))
         columns = [*(f"{name}, ms" for name in (*others, OURS)), *(f"faster than {name}" for name in others)]
         print_table(target, ["model", "stock is", *columns], rows)
+        print_table(f"{target}: what was made", *_made(mine))
+
+
+def _made(cells: Sequence[Cell]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Columns and rows of how long each file took to make, and where there are delegates, how many subgraphs."""
+    names = list(cells[0].timings)
+    columns = ["model", *(f"{name}, s" for name in names)]
+    rows = [(cell.model, *(f"{cell.seconds[name]:.1f}" for name in names)) for cell in cells]
+    if all(cell.placements.get(name) for cell in cells for name in names):
+        columns += [f"{name}, subgraphs" for name in names]
+        rows = [(*row, *(str(cell.placements[name]["subgraphs"]) for name in names)) for row, cell in zip(rows, cells)]
+    return columns, rows
 
 
 if __name__ == "__main__":
