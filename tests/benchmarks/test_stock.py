@@ -36,8 +36,8 @@ def test_what_is_done_is_kept_and_not_done_again(
     assert done == [("levit_128s", "onnx"), ("deit_tiny", "onnx")]
     assert suite.read_cells(results) == [cell("levit_128s", 2.0), cell("deit_tiny", 8.0)]
     printed = capsys.readouterr().out
-    means = next(line for line in printed.splitlines() if "geometric mean" in line)
-    assert "4.00" in means  # of 2 and 8
+    means = [line for line in printed.splitlines() if "geometric mean" in line]
+    assert "4.00" in means[-1]  # of 2 and 8
 
 
 @pytest.mark.parametrize(
