@@ -123,8 +123,8 @@ def tune(
         The artifact, whose manifest has the whole table in ``tuning``.
 
     Raises:
-        ProofError, ExportError, UserError: as `deploy_kit.api.export` does for the target's own form.
-        UserError: the device cannot time the target's files.
+        ExportError: the target's own form cannot be exported, or is not proven.
+        UserError: what was asked for cannot be, or the device cannot time the target's files.
     """
     stages = stages or Stages()
     exporter, measured_on = get_exporter(target), get_device(device)
@@ -212,7 +212,7 @@ class Search:
             raise ExportError(
                 f"the {self.exporter.name} artifact of {self.loaded.name} is {base.manifest.outcome}, and only forms "
                 f"that are proven are compared: {'; '.join(base.manifest.proof.failures) or 'nothing here can run it'}",
-                fix="export it without --tune",
+                fix="export it without --tune, which says more about a proof that fails",
                 outcome=base.manifest.outcome,
             )
         self.notes.open(self._fingerprint(base.manifest))
@@ -229,7 +229,7 @@ class Search:
                 trial, built = self._try(change, best, over, noise)
                 self.notes.add(trial)
             else:
-                built = self.build(best.form.changed(change), Stages()) if trial.taken else None
+                trial, built = self._again(trial, change, best)
             trials.append(trial)
             if built is not None:
                 best = built
@@ -237,7 +237,7 @@ class Search:
         taken = [trial.change for trial in trials if trial.taken]
         faster = _record(self._race(base, best)) if taken else None
         if faster is not None and faster.lowest < 1:  # the gains of the single changes did not add up
-            best, taken = base, []
+            best, taken, faster = base, [], None
         record = TuningRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             device=self.device.name,
@@ -274,20 +274,36 @@ class Search:
             for value in values:
                 yield Change(name, f"{name} = {value}", option=value)
 
+    def _again(self, trial: TrialRecord, change: Change, best: Built) -> tuple[TrialRecord, Built | None]:
+        """What an earlier search found; where it had taken the change, with its files made and proven again."""
+        if not trial.taken:
+            return trial, None
+        built, problem = self._proven(best.form.changed(change))
+        if problem is not None:
+            return trial.model_copy(update={"result": f"no longer: {problem}", "taken": False}), None
+        return trial, built
+
+    def _proven(self, form: Form) -> tuple[Built | None, str | None]:
+        """A form's files, or why it has none that are right."""
+        try:
+            built = self.build(form, Stages())
+        except DeployKitError as error:
+            return None, f"cannot be exported: {error}"
+        if built.manifest.outcome not in GOOD:
+            shutil.rmtree(built.folder)
+            return None, f"{built.manifest.outcome}: {'; '.join(built.manifest.proof.failures)}"
+        return built, None
+
     def _try(self, change: Change, best: Built, over: list[str], noise: float) -> tuple[TrialRecord, Built | None]:
         """Build one change of the best form, prove it and time it against the best form; the files if it is faster."""
         with self.stages.stage(f"try {change.description}"):
             trial = TrialRecord(change=change.description, over=over, result="", taken=False)
             form = best.form.changed(change)
-            if change.option is None and self._code(best.form) == self._code(form):
+            if change.option is None and self._is_same(best.form, form):
                 return trial.model_copy(update={"result": "changes nothing here"}), None
-            try:
-                built = self.build(form, Stages())
-            except DeployKitError as error:
-                return trial.model_copy(update={"result": f"cannot be exported: {error}"}), None
-            if built.manifest.outcome not in GOOD:
-                failures = "; ".join(built.manifest.proof.failures)
-                return trial.model_copy(update={"result": f"{built.manifest.outcome}: {failures}"}), None
+            built, problem = self._proven(form)
+            if built is None:
+                return trial.model_copy(update={"result": problem}), None
             try:
                 ratio = self._race(best, built)
             except DeployKitError as error:
@@ -300,7 +316,16 @@ class Search:
                 "faster": _record(ratio),
                 "noise_ratio": built.manifest.proof.noise_ratio,
             }
+            if not taken:
+                shutil.rmtree(built.folder)
             return trial.model_copy(update=update), built if taken else None
+
+    def _is_same(self, one: Form, other: Form) -> bool:
+        """Whether two forms are one graph; a form that cannot be fused is another, and its export will say why."""
+        try:
+            return self._code(one) == self._code(other)
+        except DeployKitError:
+            return False
 
     def _code(self, form: Form) -> str:
         """What tells a form's graph from another's."""
@@ -327,7 +352,7 @@ class Search:
         return ratio
 
     def _noise(self, base: Built) -> float:
-        """How many times faster a form may seem than itself."""
+        """How many times faster a form may seem than itself, in any process."""
         known = self.notes.known("nothing: the noise of the device", [])
         if known is None:
             with self.stages.stage("measure the noise of the device"):
@@ -339,7 +364,7 @@ class Search:
             )
             self.notes.add(known)
         assert known.faster is not None
-        return max(known.faster.median, 1 / known.faster.median)
+        return max(known.faster.highest, 1 / known.faster.lowest)
 
     def _fingerprint(self, manifest: Manifest) -> str:
         """What a search depends on: the model, its weights, the options, the policy, the versions and the device."""
@@ -348,6 +373,7 @@ class Search:
             "target": manifest.target,
             "options": manifest.options,
             "passes": manifest.fusion.passes,
+            "calibration": manifest.details.get("calibration"),
             "toolchain": manifest.toolchain,
             "device": [self.device.name, self.device.description],
             "changes": [change.description for change in self._changes()],

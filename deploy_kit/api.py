@@ -368,7 +368,7 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
             fix="pass the checkpoint it was made from with --weights, or export it again",
         )
     loaded = embed_preprocessing(loaded) if record.embeds_preprocessing else loaded
-    return approximate(loaded, list(record.approximation.places)) if record.approximation else loaded
+    return approximate(loaded, record.approximation.name) if record.approximation else loaded
 
 
 def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:

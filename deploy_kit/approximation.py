@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from deploy_kit.errors import UserError, unknown_name
@@ -14,8 +13,8 @@ from deploy_kit.parity.reference import Reference, compute_references
 from deploy_kit.sources import LoadedModel, with_graph
 
 
-def approximate(loaded: LoadedModel, names: Sequence[str]) -> LoadedModel:
-    """The model that computes ``names`` of `APPROXIMATIONS` in the place of what they approximate.
+def approximate(loaded: LoadedModel, name: str) -> LoadedModel:
+    """The model that computes ``name`` of `APPROXIMATIONS` in the place of what it approximates.
 
     Everything after is proven against that. The record says how far it is from the model as it was, in float64, on
     the inputs that proofs are made on.
@@ -23,16 +22,12 @@ def approximate(loaded: LoadedModel, names: Sequence[str]) -> LoadedModel:
     Raises:
         UserError: an unknown name, or one that the model has nothing for.
     """
-    if not names:
-        return loaded
+    if name not in APPROXIMATIONS:
+        raise unknown_name("approximation", name, APPROXIMATIONS)
     graph = loaded.capture()
-    places = {}
-    for name in dict.fromkeys(names):
-        if name not in APPROXIMATIONS:
-            raise unknown_name("approximation", name, APPROXIMATIONS)
-        places[name] = len(APPROXIMATIONS[name].run(graph))
-        if not places[name]:
-            raise UserError(f"{loaded.name} has nothing that {name} approximates", fix="leave it out")
+    places = len(APPROXIMATIONS[name].run(graph))
+    if not places:
+        raise UserError(f"{loaded.name} has nothing that {name} approximates", fix="leave it out")
     approximated = with_graph(loaded, graph)
     cases = make_cases(loaded.input_shapes, loaded.preprocessing, own=loaded.draw)
     before, after = (compute_references(model.module, cases) for model in (loaded, approximated))
@@ -42,6 +37,7 @@ def approximate(loaded: LoadedModel, names: Sequence[str]) -> LoadedModel:
     ]
     agreements = [comparison.top1_agrees for comparison in found if comparison.top1_agrees is not None]
     record = ApproximationRecord(
+        name=name,
         places=places,
         max_relative_error=max(comparison.max_relative_error or 0.0 for comparison in found),
         snr_db=min(comparison.snr_db or 0.0 for comparison in found),

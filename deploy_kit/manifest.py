@@ -55,12 +55,13 @@ class WeightsRecord(_Record):
 
 
 class ApproximationRecord(_Record):
-    """What was approximated, with consent: at how many places by name, and how far that is from the model, in float64.
+    """What was approximated, with consent: at how many places, and how far that is from the model, in float64.
 
     ``top1_agreement`` is None where outputs are not class scores.
     """
 
-    places: dict[str, int]
+    name: str
+    places: int
     max_relative_error: float
     snr_db: float
     top1_agreement: float | None
@@ -68,9 +69,9 @@ class ApproximationRecord(_Record):
     @property
     def description(self) -> str:
         """A line for tables."""
-        made = ", ".join(f"{places} x {name}" for name, places in self.places.items())
         agrees = "" if self.top1_agreement is None else f", the first class agrees in {self.top1_agreement:.0%}"
-        return f"{made}: {self.max_relative_error:.1e} off the model at most, {self.snr_db:.0f} dB{agrees}"
+        off = f"{self.max_relative_error:.1e} off the model at most, {self.snr_db:.0f} dB"
+        return f"{self.places} x {self.name}: {off}{agrees}"
 
 
 class ModelRecord(_Record):
@@ -140,8 +141,9 @@ class TrialRecord(_Record):
 class TuningRecord(_Record):
     """How the form of an artifact was found: where and how it was measured, and everything that was tried.
 
-    ``noise`` is how many times faster a file seemed than a copy of itself. ``complete`` is whether the budget was
-    enough for every change. ``faster`` is the artifact's form against the target's own; None where that was kept.
+    ``noise`` is how many times faster a file seemed than a copy of itself, in any process. ``complete`` is whether the
+    budget was enough for every change. ``faster`` is the artifact's form against the target's own; None where that
+    was kept.
     """
 
     created: str

@@ -21,13 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy_kit.api import lower, parse_options
+from deploy_kit.benchmarks import markdown
 from deploy_kit.benchmarks.runtimes import TIMED, time_files
 from deploy_kit.benchmarks.timing import machine, speedup
 from deploy_kit.cli.console import print_line, print_table
-from deploy_kit.errors import DeployKitError
+from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import POLICIES, Exporter, Options
-from deploy_kit.fusion.policy import Choice, Conditions, Measured, Policy, read_policy
+from deploy_kit.fusion.policy import Conditions, Measured, Policy, read_policy
 from deploy_kit.graph import Graph
 from deploy_kit.sources import load_model
 from deploy_kit.stages import Stages
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="keep the figures in the policies' files")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
+    if chosen.write and chosen.passes:
+        raise UserError("--write keeps the figures of whole policies", fix="leave out --passes, or --write")
     found: list[Found] = []
     for target in chosen.targets:
         for model in chosen.models:
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 mine = measure(model, target, chosen.passes, Path(scratch), chosen.processes, chosen.iterations)
             found += mine
             if chosen.write:
-                write(target, mine)
+                write(target, model, mine)
     if chosen.json:
         print(json.dumps([asdict(item) for item in found], indent=2))
     else:
@@ -108,21 +111,22 @@ def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> P
     return folder / exporter.export(graph, folder, options, Stages()).main_file
 
 
-def write(target: str, found: Sequence[Found]) -> None:
-    """Keep what was found of a target in the file of its policy, in the place of what was known of these models."""
+def write(target: str, model: str, found: Sequence[Found]) -> None:
+    """Keep what was found of a model in the file of a target's policy."""
     file = POLICIES / f"{target}.cpu.json"
-    file.write_text(updated(read_policy(file), found, conditions(target)).to_json(), encoding="utf-8")
+    markdown.replace(file, updated(read_policy(file), model, found, conditions(target)).to_json())
 
 
-def updated(policy: Policy, found: Sequence[Found], conditions: Conditions) -> Policy:
-    """A policy with new measurements."""
-    return Policy(tuple(_updated(choice, found) for choice in policy.passes), conditions)
-
-
-def _updated(choice: Choice, found: Sequence[Found]) -> Choice:
-    new = [item.measured for item in found if item.choice == choice.name]
-    models = {item.measured.model for item in found}
-    return replace(choice, measured=(*(known for known in choice.measured if known.model not in models), *new))
+def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Conditions) -> Policy:
+    """A policy with new measurements of a model; those of others stay if their conditions are the same."""
+    before = policy.conditions
+    same = before is not None and (before.machine, before.versions) == (conditions.machine, conditions.versions)
+    passes = []
+    for choice in policy.passes:
+        known = [measured for measured in choice.measured if same and measured.model != model]
+        new = [item.measured for item in found if item.choice == choice.name]
+        passes.append(replace(choice, measured=(*known, *new)))
+    return Policy(tuple(passes), conditions)
 
 
 def conditions(target: str) -> Conditions:

@@ -55,7 +55,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured of one model on one device: the model itself by target, and its variants."""
+    """What was measured of one model on one device: the model itself by target, and its variants.
+
+    ``failed`` has the targets that the model as it is could not be measured with, and why.
+    """
 
     model: str
     device: str
@@ -63,6 +66,7 @@ class Report:
     threads: int
     as_it_is: dict[str, Timing]
     advice: list[Advice]
+    failed: dict[str, str]
 
 
 def all_variants() -> list[Variant]:
@@ -92,7 +96,7 @@ def advise(
 
     Raises:
         UserError: an unknown name, or a target that the device cannot time.
-        ExportError, ProofError: the model as it is cannot be exported.
+        DeployKitError: the model as it is cannot be measured with any of the targets.
     """
     stages = stages or Stages()
     measured_on = get_device(device)
@@ -102,12 +106,17 @@ def advise(
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     found: dict[str, Timing] = {}
     advice: list[Advice] = []
+    failed: dict[str, str] = {}
     for target in names:
-        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-            own, variants = _measure(loaded, target, measured_on, options or {}, Path(scratch), stages)
-        found[target] = own
-        advice += variants
-    return Report(loaded.name, measured_on.name, measured_on.description, 1, found, advice)
+        try:
+            with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+                found[target], variants = _measure(loaded, target, measured_on, options or {}, Path(scratch), stages)
+            advice += variants
+        except DeployKitError as error:
+            failed[target] = str(error)
+            if len(failed) == len(names):
+                raise
+    return Report(loaded.name, measured_on.name, measured_on.description, 1, found, advice, failed)
 
 
 def installed(device: Device) -> list[str]:

@@ -10,7 +10,7 @@ from deploy_kit.cli.console import print_json, print_line, print_note, print_tab
 from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Model, Seed, Weights
 
 if TYPE_CHECKING:
-    from deploy_kit.advise import Advice
+    from deploy_kit.advise import Advice, Report
 
 
 def command(
@@ -44,7 +44,13 @@ def command(
         report = advise(loaded, target, device=device, stages=stages)
     if json:
         print_json(report)
-        return
+    else:
+        _print(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _print(report: Report) -> None:
     for name, timing in report.as_it_is.items():
         rows = [row(advice) for advice in report.advice if advice.target == name]
         print_table(
@@ -56,6 +62,8 @@ def command(
     for advice in report.advice:
         if advice.problem is not None:
             print_note(f"{advice.target}, {advice.variant}: {advice.problem}")
+    for name, reason in report.failed.items():
+        print_note(f"{name}: not measured: {reason}")
     print_line("forms that compute the same are found by: deploykit export --tune")
 
 

@@ -92,7 +92,7 @@ def command(
         bool, typer.Option("--allow-lossy", help="Keep an fp16 or int8 artifact that loses more than its limits.")
     ] = False,
     approximate: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(help="Consent to gelu_to_tanh or gelu_to_sigmoid; how far that is from MODEL is measured."),
     ] = None,
     tune: Annotated[
@@ -179,7 +179,7 @@ def command(
                 seed=seed,
             )
             loaded = embed(loaded) if embed_preprocessing else loaded
-            loaded = approximated(loaded, approximate or ())
+            loaded = loaded if approximate is None else approximated(loaded, approximate)
         for name in options:
             check_free(artifact_folder(loaded, name, out), force=force)
         for name, chosen in options.items():

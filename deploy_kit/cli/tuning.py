@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploy_kit.cli.console import print_line, print_table
 
 if TYPE_CHECKING:
-    from deploy_kit.manifest import RatioRecord, TuningRecord
+    from deploy_kit.manifest import RatioRecord, TrialRecord, TuningRecord
 
 UNTRIED = "not tried"
 """The result of a change that the budget did not reach."""
@@ -22,7 +22,7 @@ def print_tuning(target: str, tuning: TuningRecord) -> None:
             (
                 trial.change,
                 *((None,) * 3 if trial.faster is None else _digits(trial.faster)),
-                "faster: kept" if trial.taken else trial.result,
+                _result(trial, tuning),
             )
             for trial in tuning.trials
         ],
@@ -34,6 +34,12 @@ def print_tuning(target: str, tuning: TuningRecord) -> None:
         print_line(
             f"{target}: {', '.join(tuning.taken)}: {median} ({lowest} to {highest}) times faster than its own form"
         )
+
+
+def _result(trial: TrialRecord, tuning: TuningRecord) -> str:
+    if not trial.taken:
+        return trial.result
+    return "faster: kept" if trial.change in tuning.taken else "faster, and not with the others: not kept"
 
 
 def _digits(ratio: RatioRecord) -> tuple[str, str, str]:

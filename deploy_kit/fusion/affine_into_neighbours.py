@@ -96,6 +96,8 @@ def _sink(graph: Graph, node: fx.Node) -> list[str] | None:
             if not affine.gain.all() or (links == 1 and (affine.gain == 1).all()):
                 continue
             kept = affine.shift / affine.gain
+            if not kept.to(x.meta["val"].dtype).isfinite().all():
+                continue
             affine = ChannelAffine(affine.gain, torch.zeros_like(affine.shift))
         for use in uses:
             sink_affine(graph, use, affine)

@@ -48,6 +48,8 @@ def _in_shape_of(there: fx.Node, back: fx.Node, value: Tensor) -> Tensor | None:
         return None
     if not all(isinstance(size, int) for size in (*outside, *inside)) or math.prod(inside) > LIMIT:
         return None
+    if value.dim() == 0:
+        return value  # with axes it would decide on the dtype of the result
     whole = value.expand(inside).reshape(outside)
     for axis, size in enumerate(outside):
         first = whole.narrow(axis, 0, 1) if size else whole

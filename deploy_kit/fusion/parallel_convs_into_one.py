@@ -161,7 +161,7 @@ def _widest(group: list[_Branch]) -> list[int]:
 def _write(graph: Graph, group: list[_Branch], gains: list[ChannelAffine]) -> None:
     """Give the first branch the kernel of all."""
     first, kernel = group[0], _widest(group)
-    weight = sum((_widened(branch.weight, kernel) for branch in group), torch.zeros(()))
+    weight = sum((_widened(branch.weight, kernel) for branch in group), torch.zeros(())).contiguous()
     bias = sum((branch.bias for branch in group), torch.zeros(()))
     rows = torch.arange(len(weight))
     centres = weight.reshape(*weight.shape[:2], -1)

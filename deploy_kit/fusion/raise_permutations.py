@@ -23,10 +23,11 @@ def raise_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
             activation = operand(permute)
             if only_user(activation) is not permute or not _is_elementwise(activation):
                 continue
-            x = operand(activation)
+            x = activation.all_input_nodes[0]
             moved = graph.call(aten.permute.default, x, permutation(permute), before=activation, like=permute)
-            args = (moved, *activation.args[1:])
-            inner = graph.call(activation.target, *args, before=permute, like=activation, **activation.kwargs)  # type: ignore[arg-type]
+            swap = {x: moved}
+            args, kwargs = fx.node.map_arg((activation.args, activation.kwargs), swap.__getitem__)
+            inner = graph.call(activation.target, *args, before=permute, like=activation, **kwargs)  # type: ignore[arg-type]
             graph.replace(permute, inner)
             graph.module.graph.erase_node(activation)
             changes.append((inner, "permutation moved before it"))
@@ -38,5 +39,5 @@ def _is_elementwise(node: fx.Node) -> bool:
     """Whether a node applies a function to each element of one tensor, which is no permutation's result."""
     if node.op != "call_function" or not is_elementwise(node.target) or len(node.all_input_nodes) != 1:
         return False
-    x = operand(node)
+    x = node.all_input_nodes[0]
     return not is_call(x, *PERMUTATIONS) and isinstance(node.meta["val"], torch.Tensor) and shape(x) == shape(node)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,18 @@ def test_new_figures_take_the_place_of_those_of_the_same_models() -> None:
     old = (Measured("a", 1.0, 0.9, 1.1), Measured("b", 2.0, 1.9, 2.1))
     policy = Policy((Choice("first", "why", measured=old), Choice("second", "why", measured=old[:1])))
     new = Measured("a", 1.5, 1.4, 1.6)
-    updated = suite.updated(policy, [Found("onnx", "first", True, new)], CONDITIONS)
+    policy = replace(policy, conditions=CONDITIONS)
+    updated = suite.updated(policy, "a", [Found("onnx", "first", True, new)], CONDITIONS)
     assert updated.passes[0].measured == (old[1], new)
     assert updated.passes[1].measured == ()  # it does nothing to this model any more
     assert updated.conditions == CONDITIONS
+    elsewhere = replace(CONDITIONS, machine="another")
+    assert suite.updated(policy, "a", [Found("onnx", "first", True, new)], elsewhere).passes[0].measured == (new,)
+
+
+def test_figures_of_some_passes_are_not_kept() -> None:
+    with pytest.raises(UserError, match="whole policies"):
+        suite.main(["--passes", "constant_folding", "--write"])
 
 
 def test_a_pass_is_measured_with_against_without_whichever_the_policy_has(

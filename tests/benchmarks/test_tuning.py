@@ -13,6 +13,7 @@ from deploy_kit.api import export, verify
 from deploy_kit.artifact import open_artifact
 from deploy_kit.benchmarks import tuning
 from deploy_kit.benchmarks.devices import Local, get_device
+from deploy_kit.benchmarks.timing import Ratio
 from deploy_kit.benchmarks.tuning import tune
 from deploy_kit.errors import ExportError, UserError
 from deploy_kit.fusion import PASSES, Pass, Policy
@@ -236,3 +237,52 @@ def test_this_machine_times_real_files(tiny: LoadedModel, tmp_path: Path) -> Non
     rounds = get_device("local").time_files("onnx", files, inputs, processes=2, warmup=1, iterations=3)
     assert [{name: len(times) for name, times in result.items()} for result in rounds] == 2 * [{"a": 3, "b": 3}]
     assert all(seconds > 0 for result in rounds for times in result.values() for seconds in times)
+
+
+def test_a_change_that_was_taken_and_is_wrong_by_now_is_not_published(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.Notes, "forget", lambda self: None)
+    device.costs = {"layer_norm.default": 90.0}
+    assert run(tiny, tmp_path).manifest.tuning.taken == ["with layer_norm_to_products"]
+    ran = Memory.run
+
+    def wrong(self: Memory, file: Path, *rest: Any) -> Any:
+        found = ran(self, file, *rest)
+        if "layer_norm.default" not in file.read_text():
+            found.outputs[0][0] *= 2  # type: ignore[index]  # has outputs
+        return found
+
+    monkeypatch.setattr(Memory, "run", wrong)
+    artifact = run(tiny, tmp_path, force=True)
+    assert artifact.manifest.outcome == Outcome.OK
+    assert artifact.manifest.fusion.passes == POLICY.names
+    assert "no longer: mismatch" in results(artifact)["with layer_norm_to_products"]
+
+
+def test_gains_that_do_not_add_up_are_not_kept(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.costs = {"layer_norm.default": 90.0}
+    race = tuning.Search._race
+    monkeypatch.setattr(
+        tuning.Search,
+        "_race",
+        lambda self, first, second: (
+            Ratio(0.98, 0.97, 0.99)
+            if not first.form.toggled and second.form.toggled and self.codes.get("last")
+            else race(self, first, second)
+        ),
+    )
+    again = tuning.Search._try
+
+    def attempt(self: Any, *args: Any) -> Any:
+        self.codes.pop("last", None)
+        found = again(self, *args)
+        self.codes["last"] = "the final race"
+        return found
+
+    monkeypatch.setattr(tuning.Search, "_try", attempt)
+    artifact = run(tiny, tmp_path)
+    assert (artifact.manifest.tuning.taken, artifact.manifest.tuning.faster) == ([], None)
+    assert artifact.manifest.fusion.passes == POLICY.names

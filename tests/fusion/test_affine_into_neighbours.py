@@ -345,3 +345,12 @@ def test_keeps_the_weights_of_other_calls() -> None:
     graph, _ = apply(PASS, model, noise(2, 4))
     weights = [argument(node, "weight") for node in graph.calls(aten.linear.default)]
     assert len(set(weights)) == 2
+
+
+def test_keeps_a_gain_so_small_that_the_shift_over_it_is_not_finite() -> None:
+    def tiny(graph: Graph) -> None:
+        (mul,) = graph.calls(aten.mul.Tensor)
+        mul.args = (mul.args[0], 1e-310)
+
+    model = Net(lambda net, x: net.conv(x.sin() * 2 + 1), conv=nn.Conv2d(4, 4, 3, padding=1))
+    assert_keeps(PASS, model, noise(2, 4, 5, 6), edit=tiny)

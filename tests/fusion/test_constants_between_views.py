@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deploy_kit.capture import capture
+from deploy_kit.fusion import PASSES
 from deploy_kit.graph import Graph, aten, rank
 from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise
 
@@ -78,3 +79,11 @@ def test_keeps_everything_else(forward: Callable[[Net, Tensor], Tensor]) -> None
 def test_keeps_a_free_batch() -> None:
     model = Net(lambda net, x: (x.reshape(-1, 3, 5) + net.c).reshape(-1, 15).relu(), c=noise(3, 1))
     assert_keeps(PASS, model, noise(4, 15), dynamic_batch=True)
+
+
+def test_a_constant_without_axes_does_not_decide_on_the_dtype() -> None:
+    model = Net(lambda net, x: (x.reshape(4, 3, 5) * net.k).reshape(12, 5).relu(), k=torch.ones(()))
+    model.k.data = model.k.data.double()
+    graph = capture(model, (noise(12, 5).float(),))
+    PASSES[PASS].run(graph)
+    assert graph.module(noise(12, 5).float()).dtype == torch.float32

@@ -245,3 +245,26 @@ def test_keeps_a_norm_in_training_mode() -> None:
             set_argument(norm, "training", True)
 
     assert_keeps(PASS, total(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)), noise(2, 4, 3, 3), edit=train)
+
+
+def test_a_weight_that_lies_otherwise_in_memory_gets_its_gain() -> None:
+    transposed = Net(
+        lambda net, x: (lambda y: y + F.conv2d(y, net.weight.transpose(2, 3), padding=1))(x.sin()),
+        weight=torch.ones(4, 4, 3, 3),
+    )
+    graph, rewrites = apply(PASS, transposed, noise(2, 4, 5, 6), edit=_fold_constants)
+    assert len(rewrites) == 1
+    assert not list(graph.calls(aten.add.Tensor))
+
+
+def _fold_constants(graph: Graph) -> None:
+    """Let the kernel be a constant whose rows and columns are swapped in memory."""
+    (conv,) = graph.calls(aten.conv2d.default)
+    transpose = conv.args[1]
+    value = graph.constant(transpose.args[0])
+    graph.module.swapped = nn.Parameter(value.transpose(2, 3))
+    with graph.module.graph.inserting_before(conv):
+        node = graph.module.graph.get_attr("swapped")
+    node.meta["val"] = transpose.meta["val"]
+    conv.replace_input_with(transpose, node)
+    graph.clean()

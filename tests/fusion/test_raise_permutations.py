@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +16,18 @@ PASS = "raise_permutations"
 
 @pytest.mark.parametrize(
     "activation",
-    [F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu, F.relu, F.hardswish, lambda x: x * 2, lambda x: x - 1],
+    [
+        F.gelu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        F.silu,
+        F.relu,
+        F.hardswish,
+        lambda x: x * 2,
+        lambda x: x - 1,
+        lambda x: x * x,
+        lambda x: 2.0**x,
+        lambda x: torch.clamp(x, max=1),
+    ],
 )
 def test_an_activation_follows_the_permutation_that_followed_it(activation: Callable[[Tensor], Tensor]) -> None:
     model = Net(
