@@ -46,6 +46,7 @@ def test_an_interrupted_export_cleans_up(number: signal.Signals, code: int, stuc
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
     )
     pid = tmp_path / "pid"
     for _ in range(600):
