@@ -25,15 +25,16 @@ def constants_between_views(graph: Graph) -> list[tuple[fx.Node, str]]:
         if back is None or not is_call(back, *VIEWS):
             continue
         for index in (0, 1):
-            there, value = node.args[index], graph.constant(node.args[1 - index])
-            if value is None or not is_call(there, *VIEWS) or only_user(there) is not node:  # type: ignore[arg-type]
+            there, other = node.args[index], node.args[1 - index]
+            if not isinstance(there, fx.Node) or not isinstance(other, fx.Node):
                 continue
-            constant = _in_shape_of(there, back, value)  # type: ignore[arg-type]
+            value = graph.constant(other)
+            if value is None or not is_call(there, *VIEWS) or only_user(there) is not node:
+                continue
+            constant = _in_shape_of(there, back, value)
             if constant is None:
                 continue
-            name = str(node.args[1 - index].target)  # type: ignore[union-attr]
-            x = operand(there)  # type: ignore[arg-type]
-            moved = graph.add_constant(constant, name, node)
+            x, moved = operand(there), graph.add_constant(constant, str(other.target), node)
             both = (x, moved) if index == 0 else (moved, x)
             graph.replace(back, graph.call(node.target, *both, before=node, like=node, **node.kwargs))  # type: ignore[arg-type]
             changes.append((node, f"constant in {constant.dim()} axes instead of {value.dim()}"))
