@@ -38,7 +38,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Choice:
-    """One pass of a policy, and the measurement or the limit of the runtime that chose it or left it out.
+    """One pass of a policy, why it is there or left out, and what it gained where that was measured.
 
     ``needed`` passes make a model right, or loadable at all, and are never left out.
     """
