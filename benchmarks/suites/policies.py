@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 mine = measure(model, target, chosen.passes, Path(scratch), chosen.processes, chosen.iterations)
             found += mine
             if chosen.write:
-                write(target, model, mine)
+                protocol = f"--processes {chosen.processes} --iterations {chosen.iterations}"
+                write(target, model, mine, f"--models {' '.join(chosen.models)} {protocol}")
     if chosen.json:
         print(json.dumps([asdict(item) for item in found], indent=2))
     else:
@@ -111,10 +112,10 @@ def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> P
     return folder / exporter.export(graph, folder, options, Stages()).main_file
 
 
-def write(target: str, model: str, found: Sequence[Found]) -> None:
+def write(target: str, model: str, found: Sequence[Found], given: str) -> None:
     """Keep what was found of a model in the file of a target's policy."""
     file = POLICIES / f"{target}.cpu.json"
-    markdown.replace(file, updated(read_policy(file), model, found, conditions(target)).to_json())
+    markdown.replace(file, updated(read_policy(file), model, found, conditions(target, given)).to_json())
 
 
 def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Conditions) -> Policy:
@@ -129,15 +130,15 @@ def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Cond
     return Policy(tuple(passes), conditions)
 
 
-def conditions(target: str) -> Conditions:
-    """Where and with what it is measured now."""
+def conditions(target: str, given: str) -> Conditions:
+    """Where and with what it is measured now, by a command with the arguments ``given``."""
     needs = get_exporter(target).requirements()
     return Conditions(
         machine=machine(),
         date=datetime.now(UTC).date().isoformat(),
         threads=1,
         versions={need.name: need.found.split(", ")[-1] for need in needs if need.found is not None},
-        command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} --write",
+        command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} {given} --write",
     )
 
 

@@ -61,4 +61,5 @@ def test_a_pass_that_is_not_in_the_policy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", suite.TIMED)
 def test_each_target_that_is_timed_has_a_policy_to_write_into(target: str) -> None:
     assert read_policy(POLICIES / f"{target}.cpu.json").passes
-    assert suite.conditions(target).command.endswith(f"--targets {target} --write")
+    command = suite.conditions(target, "--models a b").command
+    assert command.endswith(f"--targets {target} --models a b --write")
