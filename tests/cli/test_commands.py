@@ -75,7 +75,7 @@ def test_a_failed_proof_is_exit_code_1_and_leaves_nothing(
     run = onnx_target.Onnx.run
 
     def broken(self: onnx_target.Onnx, *args: object) -> object:
-        ran = run(self, *args)  # type: ignore[arg-type]
+        ran = run(self, *args)  # type: ignore[arg-type]  # passed through
         ran.outputs[0][0] += 1e-2
         return ran
 

@@ -56,7 +56,7 @@ def test_an_axis_along_which_the_constant_is_the_same_stays_one() -> None:
     model = Net(lambda net, x: (x.reshape(4, 3, 5) + net.c).reshape(12, 5).relu(), c=noise(3, 1))
     graph = assert_rewrites(PASS, model, noise(12, 5), at=[""])
     (node,) = graph.calls(SUM)
-    assert tuple(node.args[1].meta["val"].shape) == (12, 1)  # type: ignore[union-attr]
+    assert tuple(node.args[1].meta["val"].shape) == (12, 1)  # type: ignore[union-attr]  # a node
 
 
 @pytest.mark.parametrize(
