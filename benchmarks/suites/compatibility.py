@@ -50,7 +50,7 @@ SMALLER = {
     "efficientvit_seg_l1_cityscapes": "128x256",
     "efficientvit_seg_l2_cityscapes": "128x256",
 }
-"""Input sizes of models that have over 20 billion MACs at their default size, which is too much to prove them at here."""
+"""Input sizes of models that have over 20 billion MACs at their default size, too much to prove them at here."""
 
 GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED, Outcome.EMITTED_UNVERIFIED)
 TABLE = "compatibility"
