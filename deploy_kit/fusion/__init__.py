@@ -20,6 +20,7 @@ from deploy_kit.fusion.decompose_attention import decompose_attention
 from deploy_kit.fusion.decompose_rms_norm import decompose_rms_norm
 from deploy_kit.fusion.decompose_tanh_gelu import decompose_tanh_gelu
 from deploy_kit.fusion.elementwise_in_place import elementwise_in_place
+from deploy_kit.fusion.gelu_on_tokens import gelu_on_tokens
 from deploy_kit.fusion.gelu_to_sigmoid import gelu_to_sigmoid
 from deploy_kit.fusion.gelu_to_tanh import gelu_to_tanh
 from deploy_kit.fusion.group_norm_to_products import group_norm_to_products
@@ -38,6 +39,7 @@ from deploy_kit.fusion.pointwise_conv_to_linear import pointwise_conv_to_linear
 from deploy_kit.fusion.policy import Policy
 from deploy_kit.fusion.raise_permutations import raise_permutations
 from deploy_kit.fusion.rank_four_views import rank_four_views
+from deploy_kit.fusion.resize_to_product import resize_to_product
 from deploy_kit.fusion.rewrite import Pass, Rewrite
 from deploy_kit.fusion.roll_to_slices import roll_to_slices
 from deploy_kit.fusion.sink_permutations import sink_permutations
@@ -73,6 +75,7 @@ PASSES: dict[str, Pass] = {
         layer_norm_affine_into_linear,
         linear_into_linear,
         transposed_conv_to_product,
+        resize_to_product,
         pointwise_conv_to_linear,
         compose_permutations,
         roll_to_slices,
@@ -80,6 +83,7 @@ PASSES: dict[str, Pass] = {
         rank_four_views,
         sink_permutations,
         raise_permutations,
+        gelu_on_tokens,
         mean_before_linear,
         split_joint_projection,
         merge_parallel_projections,

@@ -7,6 +7,8 @@ from torch import fx
 from deploy_kit.graph import Graph, argument, aten, is_call, rank
 
 PERMUTATIONS = (aten.permute.default, aten.transpose.int)
+TO_TOKENS, TO_IMAGE = [0, 2, 3, 1], [0, 3, 1, 2]
+"""From [B, C, H, W] to [B, H, W, C] and back."""
 
 
 def compose_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:

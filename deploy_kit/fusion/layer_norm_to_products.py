@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
 from deploy_kit.graph import Graph, argument, aten, rank, shape
-
-TO_IMAGE, TO_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 def layer_norm_to_products(graph: Graph) -> list[tuple[fx.Node, str]]:

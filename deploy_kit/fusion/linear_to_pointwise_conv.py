@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
 from deploy_kit.fusion.linear_ops import weight_and_bias
 from deploy_kit.graph import Graph, argument, aten, rank
-
-TO_IMAGE, TO_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 def linear_to_pointwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
 from deploy_kit.fusion.linear_ops import is_pointwise, weight_and_bias
 from deploy_kit.graph import Graph, argument, aten, rank
-
-TO_TOKENS, TO_IMAGE = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def pointwise_conv_to_linear(graph: Graph) -> list[tuple[fx.Node, str]]:

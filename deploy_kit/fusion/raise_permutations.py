@@ -6,14 +6,18 @@ import torch
 from torch import fx
 
 from deploy_kit.fusion.compose_permutations import PERMUTATIONS, permutation
+from deploy_kit.fusion.linear_ops import LINEAR
 from deploy_kit.graph import Graph, aten, is_call, is_elementwise, only_user, operand, shape
+
+PRODUCTS = (LINEAR, aten.matmul.default, aten.bmm.default)
 
 
 def raise_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
     """permute(f(x), p) = f(permute(x, p)), for f elementwise of one tensor.
 
     The opposite of sink_permutations, for those that are left after it. Needs the permutation to be the
-    only use of f(x), and x to be no permutation itself, which would meet it below.
+    only use of f(x), and x to be no permutation itself, which would meet it below, and no product of
+    matrices, whose result is plain in memory as it is.
     """
     changes: list[tuple[fx.Node, str]] = []
     found = True
@@ -36,8 +40,12 @@ def raise_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
 
 
 def _is_elementwise(node: fx.Node) -> bool:
-    """Whether a node applies a function to each element of one tensor, which is no permutation's result."""
+    """Whether a node applies a function to each element of one tensor, which a permutation may be moved before."""
     if node.op != "call_function" or not is_elementwise(node.target) or len(node.all_input_nodes) != 1:
         return False
     x = node.all_input_nodes[0]
-    return not is_call(x, *PERMUTATIONS) and isinstance(node.meta["val"], torch.Tensor) and shape(x) == shape(node)
+    return (
+        not is_call(x, *PERMUTATIONS, *PRODUCTS)
+        and isinstance(node.meta["val"], torch.Tensor)
+        and shape(x) == shape(node)
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
 from deploy_kit.graph import Graph, argument, aten, is_call, only_user, operand, rank, shape
-
-TO_IMAGE, TO_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 def strided_slice_to_depthwise_conv(graph: Graph) -> list[tuple[fx.Node, str]]:

@@ -56,7 +56,9 @@ def test_several_in_a_row_are_passed() -> None:
         lambda net, x: x.transpose(1, 2).relu().transpose(1, 2).cumsum(1),
         lambda net, x: x.cumsum(1).transpose(1, 2),
         lambda net, x: (net.c * x).transpose(1, 2).cumsum(1),
+        lambda net, x: F.gelu(F.linear(x, net.w)).transpose(1, 2).cumsum(1),
+        lambda net, x: F.gelu(x @ net.w.T).transpose(1, 2).cumsum(1),
     ],
 )
-def test_keeps_what_is_used_twice_or_is_not_elementwise(forward: Callable[..., Any]) -> None:
-    assert_keeps(PASS, Net(forward, c=noise(4, 1)), noise(2, 4, 5))
+def test_keeps_what_is_used_twice_or_is_not_elementwise_or_is_plain_in_memory(forward: Callable[..., Any]) -> None:
+    assert_keeps(PASS, Net(forward, c=noise(4, 1), w=noise(5, 5)), noise(2, 4, 5))
