@@ -1,0 +1,1 @@
+"""Devices: what artifacts are run on, and how files and commands get there; one file a kind."""
