@@ -1,0 +1,116 @@
+"""What a runner writes and what the harness makes of it: raw samples, their conditions, and whether they count."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deploy_kit.benchmarks.protocol import Protocol
+from deploy_kit.benchmarks.summary import Summary
+from deploy_kit.devices.base import DeviceInfo, DeviceState
+
+SCHEMA = 1
+"""The version of a runner's document, and of a measurement."""
+
+Nanoseconds = Annotated[int, Field(gt=0)]
+Text = Annotated[str, Field(max_length=200)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Memory(Frozen):
+    """The runner's resident memory in kB: before loading, after it, and at its highest; None where not told."""
+
+    baseline_kb: int | None
+    loaded_kb: int | None
+    peak_kb: int | None
+
+
+class Clocks(Frozen):
+    """The clock of each core in MHz at a moment of the runner's own monotonic clock."""
+
+    at_ns: int
+    mhz: dict[int, int]
+
+
+class Output(Frozen):
+    """One output of the last inference; ``file`` is None where it was not asked for."""
+
+    file: Annotated[str, Field(pattern=r"^\d{1,3}\.bin$")] | None
+    dtype: Text
+    shape: Annotated[list[int], Field(max_length=16)]
+
+
+class RunnerResult(Frozen):
+    """The document that every runner writes; it comes from a device, so nothing in it is taken on trust.
+
+    ``load_ns`` is from opening the file to a loaded model, ``first_ns`` the first inference. ``affinity`` are the
+    cores that were in force; None where the system has none.
+    """
+
+    schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
+    runner: Text
+    engine: Text
+    runtime: Text
+    abi: Text
+    threads: Annotated[int, Field(ge=1)]
+    affinity: Annotated[list[int], Field(max_length=1024)] | None
+    load_ns: Nanoseconds
+    first_ns: Nanoseconds
+    warmup_ns: Annotated[list[Nanoseconds], Field(max_length=1_000_000)]
+    samples_ns: Annotated[list[Nanoseconds], Field(min_length=1, max_length=1_000_000)]
+    memory: Memory
+    clocks_mhz: Annotated[list[Clocks], Field(max_length=100_000)]
+    outputs: Annotated[list[Output], Field(max_length=1000)]
+
+
+class Round(Frozen):
+    """One run of the runner, and the device's state before and after it."""
+
+    before: DeviceState
+    after: DeviceState
+    result: RunnerResult
+
+
+class ArtifactRecord(Frozen):
+    """Which artifact was timed."""
+
+    model: str
+    target: str
+    precision: str
+    file: str
+    sha256: str
+    bytes: int
+
+
+class Measurement(Frozen):
+    """A latency, with all that is needed to believe it, or to know why not.
+
+    ``valid`` is false where a reason is in ``reasons``; the figures are there all the same. ``notes`` are what a reader
+    should know and what does not make them invalid. ``command`` repeats it.
+    """
+
+    schema_version: int = SCHEMA
+    artifact: ArtifactRecord
+    device: DeviceInfo
+    protocol: Protocol
+    started: str
+    """UTC, ISO 8601, by this machine's clock."""
+    rounds: list[Round]
+    summary: Summary
+    load_ms: float
+    """The median over the rounds."""
+    first_ms: float
+    """The median over the rounds."""
+    memory_over_baseline_kb: int | None
+    """The highest peak less its baseline, over the rounds."""
+    energy: dict[str, Any] | None = None
+    unavailable: dict[str, str] = {}
+    """Of each field that is None, why."""
+    valid: bool
+    reasons: list[str]
+    notes: list[str]
+    command: str

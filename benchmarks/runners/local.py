@@ -1,0 +1,27 @@
+"""The runners of this machine: each runtime's Python package, in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from deploy_kit.benchmarks.runners.base import Runner
+from deploy_kit.errors import UserError
+from deploy_kit.exporters import get_exporter
+from deploy_kit.exporters.mobile.interpreter import find_interpreter, system_environment
+
+PROGRAM = Path(__file__).with_name("python_runner.py")
+TARGETS = ("executorch", "onnx", "openvino", "torchscript-lite")
+
+
+def local_runner(target: str, threads: int) -> Runner:
+    """The runner of a target's artifacts on this machine; `UserError` where nothing here runs them."""
+    get_exporter(target)
+    if target not in TARGETS:
+        raise UserError(f"{target} cannot be timed here", fix=f"choose one of {', '.join(TARGETS)}")
+    options = (str(PROGRAM), "--engine", target)
+    if target != "torchscript-lite":
+        return Runner(f"python, {target}", (sys.executable, "-P", *options))
+    interpreter = find_interpreter()
+    environment = {} if interpreter.python == sys.executable else system_environment(threads)
+    return Runner(f"python, {interpreter.description}", (interpreter.python, "-s", *options), (), environment)

@@ -1,0 +1,82 @@
+"""Whether a measurement counts: what was wrong with the conditions, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy_kit.benchmarks.measurement import Round
+from deploy_kit.benchmarks.summary import Summary
+from deploy_kit.devices.base import DeviceInfo, DeviceState
+
+NOISY = 0.1
+"""The coefficient of variation from which samples are too noisy."""
+
+CLOCKS_MOVED = 0.05
+"""The relative change of a core's clock from before the samples to after them that is no rounding."""
+
+WARMER_C = 10.0
+"""How much warmer the hottest sensor may become."""
+
+BUSY = 0.5
+"""Processes that want to run beside the runner, averaged over a minute, from which they disturb."""
+
+
+def reasons(device: DeviceInfo, rounds: Sequence[Round], summary: Summary) -> list[str]:
+    """Why figures are not what the device can do; none where they are."""
+    found: list[str] = []
+    if device.emulated:
+        found.append("emulated: the time of an emulator is no latency")
+    for number, each in enumerate(rounds):
+        where = f" in round {number + 1}" if len(rounds) > 1 else ""
+        found += [f"{reason}{where}" for reason in _of_round(each)]
+    if summary.cov is not None and summary.cov > NOISY:
+        found.append(f"too noisy: the standard deviation is {summary.cov:.0%} of the mean")
+    if summary.modes_ms is not None:
+        low, high = summary.modes_ms
+        found.append(f"two modes: some inferences take {low:.3g} ms and others {high:.3g} ms")
+    if summary.drift is not None:
+        found.append(f"drift: inferences became {abs(summary.drift):.0%} {'slower' if summary.drift > 0 else 'faster'}")
+    return found
+
+
+def _of_round(each: Round) -> list[str]:
+    before, after = each.before, each.after
+    found = []
+    for state in (before, after):
+        if state.thermal_status not in (None, "none"):
+            found.append(f"throttled: the thermal status was {state.thermal_status}")
+            break
+    warmer = _hottest(after) - _hottest(before) if before.temperatures_c and after.temperatures_c else 0.0
+    if warmer > WARMER_C:
+        found.append(f"heated: the hottest sensor rose by {warmer:.0f} degrees")
+    if before.charging or after.charging:
+        found.append("charging: the device was on external power")
+    moved = _moved_clocks(each)
+    if moved:
+        found.append(f"clocks moved: {moved}")
+    if before.load is not None and before.load > BUSY + _own_share(each):
+        found.append(f"background load: {before.load:.1f} processes wanted to run before it began")
+    return found
+
+
+def _hottest(state: DeviceState) -> float:
+    return max(state.temperatures_c.values())
+
+
+def _own_share(each: Round) -> float:
+    """What the harness's own earlier rounds may have left in the load average of the last minute."""
+    return float(each.result.threads)
+
+
+def _moved_clocks(each: Round) -> str:
+    """The core whose clock moved most around the samples, in words; empty where none did, or nothing tells."""
+    clocks = each.result.clocks_mhz
+    if len(clocks) < 2:
+        return ""
+    first, last = clocks[0].mhz, clocks[-1].mhz
+    used = set(each.result.affinity or first) & set(first) & set(last)
+    changes = {core: abs(last[core] - first[core]) / max(first[core], last[core], 1) for core in used}
+    core = max(changes, key=lambda core: changes[core], default=None)
+    if core is None or changes[core] <= CLOCKS_MOVED:
+        return ""
+    return f"core {core} ran at {first[core]} MHz before and {last[core]} MHz after"

@@ -1,0 +1,184 @@
+"""``deploykit bench``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy_kit.cli.console import (
+    format_bytes,
+    format_number,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    show_stages,
+)
+from deploy_kit.cli.parameters import Json
+
+if TYPE_CHECKING:
+    from deploy_kit.artifact import Artifact
+    from deploy_kit.benchmarks.measurement import Measurement
+    from deploy_kit.benchmarks.protocol import Protocol
+    from deploy_kit.devices.base import Device
+    from deploy_kit.stages import Stages
+
+PAPERS = ("edgevit_xxs", "edgevit_xs", "edgevit_s")
+PAPERS_TARGET = "torchscript-lite"
+"""What the EdgeViT paper times on a phone; exported where there is nothing to bench."""
+
+
+def command(
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[ARTIFACT]...",
+            help="Folders that `deploykit export` made; none are all in the default folder that the device can run.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="local, adb:SERIAL, adb (the only one), ssh:USER@HOST, qemu:aarch64.")
+    ] = "local",
+    warmup: Annotated[int, typer.Option(min=0, help="Inferences before those that count.")] = 10,
+    iterations: Annotated[int, typer.Option(min=1, help="Inferences that count, of each round.")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all is done, each time by a new process.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    cores: Annotated[
+        str | None, typer.Option(help="prime, big, little, several (prime+big), or a mask such as 0xf0.")
+    ] = None,
+    cool_to: Annotated[
+        float | None, typer.Option(metavar="CELSIUS", help="Wait before each round until no sensor is warmer.")
+    ] = None,
+    cool_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for a warm device at most.")] = 300,
+    runner: Annotated[Path | None, typer.Option(help="A runner that you built for the device.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the measurements into this .json file.")] = None,
+    json: Json = False,
+) -> None:
+    """Time ARTIFACTs on a device, by the protocol of the mobile vision transformer papers.
+
+    A measurement whose conditions were not good is printed with the reasons, and the exit code is 1.
+    """
+    from deploy_kit.artifact import open_artifact
+    from deploy_kit.benchmarks.protocol import Protocol
+    from deploy_kit.devices.registry import get_device
+
+    protocol = Protocol(
+        warmup=warmup,
+        iterations=iterations,
+        rounds=rounds,
+        threads=threads,
+        cores=cores,
+        cool_to_c=cool_to,
+        cool_seconds=cool_seconds,
+    )
+    if out is not None:
+        _check_out(out)
+    chosen = get_device(device)
+    with show_stages() as stages:
+        opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, stages)
+        measured = [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
+    if out is not None:
+        _write(out, measured)
+    if json:
+        print_json([each.model_dump(mode="json", by_alias=True) for each in measured])
+    else:
+        _report(measured)
+    if not all(each.valid for each in measured):
+        raise typer.Exit(1)
+
+
+def _found(device: Device, stages: Stages) -> list[Artifact]:
+    """The artifacts in the default folder that a device can run; the papers' suite, exported, where there are none."""
+    from deploy_kit.api import DEFAULT_FOLDER, export
+    from deploy_kit.artifact import open_artifact
+    from deploy_kit.manifest import MANIFEST
+
+    targets = _targets(device)
+    manifests = sorted(DEFAULT_FOLDER.glob(f"*/*/{MANIFEST}"))
+    there = [open_artifact(path.parent) for path in manifests]
+    fitting = [artifact for artifact in there if artifact.manifest.target in targets]
+    if fitting:
+        return fitting
+    print_line(f"{DEFAULT_FOLDER} has nothing that {device.spec} can run: the papers' models are exported first")
+    return [export(model, PAPERS_TARGET, stages=stages) for model in PAPERS]
+
+
+def _targets(device: Device) -> tuple[str, ...]:
+    from deploy_kit.benchmarks.runners.local import TARGETS
+
+    return TARGETS if device.spec == "local" else ("executorch", "torchscript-lite")
+
+
+def _measure(
+    artifact: Artifact, device: Device, program: Path | None, protocol: Protocol, stages: Stages
+) -> Measurement:
+    from deploy_kit.benchmarks.harness import bench
+    from deploy_kit.benchmarks.runners.choice import choose_runner
+
+    target = artifact.manifest.target
+    with stages.stage(f"measure {artifact.manifest.model.name}, {target}, on {device.spec}"):
+        runner = choose_runner(device, target, protocol.threads, program)
+        return bench(
+            artifact, device, runner, protocol, command=shlex.join(["deploykit", *sys.argv[1:]]), announce=_announce
+        ).measurement
+
+
+def _announce(text: str) -> None:
+    if text.startswith("wait"):
+        print(f"  {text}", file=sys.stderr)
+
+
+def _check_out(out: Path) -> None:
+    from deploy_kit.errors import UserError
+
+    if out.suffix != ".json":
+        raise UserError(f"{str(out)!r} is no .json file", fix="give --out a name that ends in .json")
+    if not out.parent.is_dir():
+        raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
+
+
+def _write(out: Path, measured: list[Measurement]) -> None:
+    """Write all measurements as one JSON list; the file is whole or as it was."""
+    import json
+    import os
+    import tempfile
+
+    text = json.dumps([each.model_dump(mode="json", by_alias=True) for each in measured], indent=1)
+    with tempfile.NamedTemporaryFile("w", dir=out.parent, prefix=f".{out.name}-", delete=False) as file:
+        file.write(text + "\n")
+    os.replace(file.name, out)
+
+
+def _report(measured: list[Measurement]) -> None:
+    device = measured[0].device
+    parts = [device.model, device.soc, device.os, device.abi]
+    print_line(f"{device.spec}: {', '.join(dict.fromkeys(part for part in parts if part))}")
+    protocol = measured[0].protocol
+    print_table(
+        f"{protocol.iterations} inferences after {protocol.warmup}, {protocol.rounds} round(s), "
+        f"{protocol.threads} thread(s){f', cores {protocol.cores}' if protocol.cores else ''}",
+        ["model", "target", "p50, ms", "mean", "std", "p90", "min", "first", "load", "memory", "size", "valid"],
+        [_row(each) for each in measured],
+    )
+    for each in measured:
+        for reason in each.reasons:
+            print_note(f"{each.artifact.model}, {each.artifact.target}: {reason}")
+
+
+def _row(each: Measurement) -> list[str | None]:
+    summary = each.summary
+    memory = each.memory_over_baseline_kb
+    precision = "" if each.artifact.precision == "fp32" else f" {each.artifact.precision}"
+    return [
+        each.artifact.model,
+        f"{each.artifact.target}{precision}",
+        *(format_number(value, 2) for value in (summary.p50_ms, summary.mean_ms, summary.std_ms, summary.p90_ms)),
+        *(format_number(value, 2) for value in (summary.min_ms, each.first_ms, each.load_ms)),
+        None if memory is None else format_bytes(memory * 1024),
+        format_bytes(each.artifact.bytes),
+        "yes" if each.valid else "no",
+    ]
