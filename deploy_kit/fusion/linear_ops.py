@@ -10,6 +10,8 @@ from deploy_kit.graph import Graph, argument, aten, is_call, set_argument
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 TRANSPOSED_CONVOLUTIONS = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
 LINEAR = aten.linear.default
+CLAMPS = (aten.relu.default, aten.hardtanh.default, aten.relu6.default)
+"""What runtimes compute as a part of the convolution before it."""
 LINEAR_OPS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, LINEAR)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import fx
 
 from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
-from deploy_kit.fusion.linear_ops import is_pointwise, weight_and_bias
-from deploy_kit.graph import Graph, argument, aten, rank
+from deploy_kit.fusion.linear_ops import CLAMPS, is_pointwise, weight_and_bias
+from deploy_kit.graph import Graph, argument, aten, is_call, only_user, rank
 
 
 def pointwise_conv_to_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
     """conv1x1(x)[b, :, i, j] = W x[b, :, i, j] + b: a linear layer on [B, H, W, C].
 
-    Needs stride 1, no padding and one group. The permutations that it adds cancel against those of
+    Needs stride 1, no padding and one group. One that only ReLU or its kin reads stays: runtimes compute them
+    with a convolution, and not with a linear layer. The permutations that it adds cancel against those of
     its neighbours, or are free where the data is channels-last.
     """
     changes = []
@@ -21,6 +22,8 @@ def pointwise_conv_to_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
         if constants is None or rank(conv) != 4 or not is_pointwise(conv, constants[0]):
             continue
         if argument(conv, "groups") != 1 or set(argument(conv, "stride")) != {1}:
+            continue
+        if is_call(only_user(conv), *CLAMPS):
             continue
         weight, bias = (value.to(conv.meta["val"].dtype) for value in constants)
         tokens = graph.call(aten.permute.default, conv.args[0], TO_TOKENS, before=conv)

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from deploy_kit.fusion.compose_permutations import PERMUTATIONS, permutation
-from deploy_kit.fusion.linear_ops import LINEAR
+from deploy_kit.fusion.linear_ops import CLAMPS, CONVOLUTIONS, LINEAR
 from deploy_kit.graph import Graph, aten, is_call, is_elementwise, only_user, operand, shape
 
 PRODUCTS = (LINEAR, aten.matmul.default, aten.bmm.default)
@@ -17,7 +17,8 @@ def raise_permutations(graph: Graph) -> list[tuple[fx.Node, str]]:
 
     The opposite of sink_permutations, for those that are left after it. Needs the permutation to be the
     only use of f(x), and x to be no permutation itself, which would meet it below, and no product of
-    matrices, whose result is plain in memory as it is.
+    matrices, whose result is plain in memory as it is. ReLU and its kin stay with the convolution before
+    them, which runtimes compute with it.
     """
     changes: list[tuple[fx.Node, str]] = []
     found = True
@@ -44,6 +45,8 @@ def _is_elementwise(node: fx.Node) -> bool:
     if node.op != "call_function" or not is_elementwise(node.target) or len(node.all_input_nodes) != 1:
         return False
     x = node.all_input_nodes[0]
+    if is_call(node, *CLAMPS) and is_call(x, *CONVOLUTIONS):
+        return False
     return (
         not is_call(x, *PERMUTATIONS, *PRODUCTS)
         and isinstance(node.meta["val"], torch.Tensor)

@@ -20,7 +20,6 @@ PASS = "raise_permutations"
         F.gelu,
         lambda x: F.gelu(x, approximate="tanh"),
         F.silu,
-        F.relu,
         F.hardswish,
         lambda x: x * 2,
         lambda x: x - 1,
@@ -38,6 +37,14 @@ def test_an_activation_follows_the_permutation_that_followed_it(activation: Call
     graph = assert_rewrites(PASS, model, noise(2, 4, 5, 6), at=[""])
     (permute,) = graph.calls(aten.permute.default)
     assert is_call(permute.args[0], aten.conv2d.default)
+
+
+@pytest.mark.parametrize("clamp", [F.relu, F.relu6, F.hardtanh])
+def test_a_clamp_stays_with_its_convolution(clamp: Callable[[Tensor], Tensor]) -> None:
+    model = Net(
+        lambda net, x: net.fc(clamp(net.conv(x)).permute(0, 2, 3, 1)), conv=nn.Conv2d(4, 4, 3), fc=nn.Linear(4, 3)
+    )
+    assert_keeps(PASS, model, noise(2, 4, 5, 6))
 
 
 def test_several_in_a_row_are_passed() -> None:
