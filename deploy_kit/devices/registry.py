@@ -1,0 +1,52 @@
+"""Devices by what ``--device`` takes, and those that are attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from deploy_kit.devices.adb import Adb, attached_serials
+from deploy_kit.devices.base import Device, DeviceInfo
+from deploy_kit.devices.local import Local
+from deploy_kit.errors import DeployKitError, UserError, unknown_name
+
+
+def _local(place: str | None) -> Device:
+    if place is not None:
+        raise UserError(f"local:{place} is no device", fix="this machine is `local`")
+    return Local()
+
+
+KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb}
+"""What makes a device of a kind, from what follows the colon; None where there is none."""
+
+
+def get_device(spec: str) -> Device:
+    """The device that ``--device`` names, such as ``local``, ``adb:SERIAL``, or ``adb`` for the only one.
+
+    Raises:
+        UserError: there is no such kind of device.
+        DeviceError: the device is not there, or cannot be used as it is.
+    """
+    kind, colon, place = spec.partition(":")
+    if kind not in KINDS:
+        raise unknown_name("kind of device", kind, KINDS)
+    return KINDS[kind](place if colon else None)
+
+
+def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
+    """What is attached, each with what it is, or why it cannot be used; this machine is the first.
+
+    What is needed to look for more, such as adb, is an entry with its error where it is missing.
+    """
+    specs = ["local"]
+    found: list[tuple[str, DeviceInfo | DeployKitError]] = []
+    try:
+        specs += [f"adb:{serial}" for serial in sorted(attached_serials())]
+    except DeployKitError as error:
+        found.append(("adb", error))
+    for spec in reversed(specs):
+        try:
+            found.insert(0, (spec, get_device(spec).info()))
+        except DeployKitError as error:
+            found.insert(0, (spec, error))
+    return found
