@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from deploy_kit.cli import advise, bisect, doctor, export, fuse, inspect, lint, models, profile, run, targets, verify
+from deploy_kit.cli import (
+    advise,
+    bisect,
+    devices,
+    doctor,
+    export,
+    fuse,
+    inspect,
+    lint,
+    models,
+    profile,
+    run,
+    targets,
+    verify,
+)
 
 app = typer.Typer(
     name="deploykit",
@@ -19,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (export, lint, advise, fuse, verify, bisect, profile, inspect, run, models, targets, doctor):
+for command in (export, lint, advise, fuse, verify, bisect, profile, inspect, run, models, targets, devices, doctor):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.command)
 
 
