@@ -31,25 +31,26 @@ from pathlib import Path
 from deploy_kit.errors import DeployKitError, MissingDependencyError, unknown_name
 
 RUNNER = "runner"
-SOURCES = ("runner.h", "runner.cc", "executorch.cc", "torchscript_lite.cc")
+SOURCES = ("runner.h", "runner.cc", "executorch.cc", "pool.cc", "cores_arm.cc", "torchscript_lite.cc")
 COMPILERS = {"x86_64": "x86_64-linux-gnu-g++", "aarch64": "aarch64-linux-gnu-g++"}
 PACKAGES = {"x86_64": "g++", "aarch64": "g++-aarch64-linux-gnu"}
 LOADERS = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
 LIBC = ("libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so", "ld-linux")
 
+VERSIONS = "versions.json"
 TORCH_PACKAGES = "libtorch-dev libopenblas0-pthread"
 TORCH_LIBRARIES = (
     "libXNNPACK libblas libc10 libcpuinfo libdnnl libfmt libgcc_s libgfortran libgflags libglog libgomp liblapack "
     "liblzma libonnx libonnx_proto libopenblas libprotobuf libpthreadpool libquadmath libsleef libstdc++ libtorch_cpu "
     "libunwind libz"
-).split()
+)
 """What the mobile interpreter calls; libtorch names three times as many, for video, databases and clusters."""
 
 ARM_PACKAGES = (
     "libtorch-dev libtorch1.13 libc6 libcpuinfo0 libdnnl2 libfmt9 libgcc-s1 libgfortran5 libgflags2.2 libgomp1 "
     "libgoogle-glog0v6 liblzma5 libonnx1 libopenblas0-pthread libprotobuf32 libpthreadpool0 libsleef3 libstdc++6 "
     "libunwind8 libxnnpack0 zlib1g"
-).split()
+)
 """Debian 12's packages with those libraries, and the headers."""
 
 
@@ -87,9 +88,11 @@ class Bundle:
 class _Recipe:
     """What one runner is made of."""
 
-    source: str
+    sources: list[str]
     flags: list[str]
-    """For the compiler: the language, headers, definitions and libraries."""
+    """For the compiler: the language, headers and definitions."""
+    libraries: list[str]
+    """The shared libraries that the source calls."""
     folders: list[Path]
     """Where shared libraries are looked for before the compiler's own."""
     keep: Callable[[str], bool]
@@ -117,7 +120,7 @@ def build_runner(engine: str, abi: str) -> Bundle:
     recipe = _RECIPES[engine](abi)
     sources = sources_folder()
     facts = {
-        "sources": {name: (sources / name).read_text() for name in (*SOURCES, Path(__file__).name) if name in SOURCES},
+        "sources": {name: (sources / name).read_text() for name in SOURCES},
         "build": Path(__file__).read_text(),
         "compiler": _output([compiler, "-dumpfullversion"]),
         "versions": recipe.versions,
@@ -128,8 +131,8 @@ def build_runner(engine: str, abi: str) -> Bundle:
     folder = cache_folder() / f"{engine}-{abi}-{key}"
     if not folder.exists():
         with _whole(folder) as target:
-            _compile(compiler, sources, recipe, target / RUNNER)
             _carry_libraries(compiler, abi, recipe, target)
+            _compile(compiler, sources, recipe, target)
     return Bundle(engine, abi, folder)
 
 
@@ -157,18 +160,23 @@ def _executorch(abi: str) -> _Recipe:
     include = package / "include"
     inside = {path.name: path for path in package.rglob("*.so")}
     needed = [inside[name] for name in _needed(library) if name in inside]
+    torch = _package_folder("torch")
+    carried = {*inside, *(["libc10.so"] if abi == "x86_64" else [])}  # it says what an x86 processor can do
     return _Recipe(
-        source="executorch.cc",
+        sources=["executorch.cc", "pool.cc", *(["cores_arm.cc"] if abi == "aarch64" else [])],
         flags=[
             "-std=c++20",
             f"-I{include}",
             f"-I{include}/executorch/runtime/core/portable_type/c10",
+            "-idirafter",
+            f"{torch}/include",
             "-DC10_USING_CUSTOM_GENERATED_MACROS",
+            "-rdynamic",
             f'-DDEPLOYKIT_RUNTIME="executorch {version}"',
-            *map(str, (library, *needed)),
         ],
-        folders=[library.parent, *(path.parent for path in needed)],
-        keep=lambda name: name in inside or name.startswith(("libstdc++", "libgcc_s")),
+        libraries=[library.name, *(path.name for path in needed)],
+        folders=[library.parent, *(path.parent for path in needed), torch / "lib"],
+        keep=lambda name: name in carried or name.startswith(("libstdc++", "libgcc_s")),
         versions={"executorch": version},
     )
 
@@ -187,9 +195,7 @@ def _wheel_folder(abi: str) -> Path:
     """A folder with the package ``executorch`` in it as it is published for an ABI."""
     version = _executorch_version()
     if abi == platform.machine():
-        spec = importlib.util.find_spec("executorch")
-        assert spec is not None and spec.submodule_search_locations
-        return Path(next(iter(spec.submodule_search_locations))).parent
+        return _package_folder("executorch").parent
     folder = cache_folder() / f"executorch-{version}-{abi}"
     if not folder.exists():
         with _whole(folder) as target, tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
@@ -199,6 +205,13 @@ def _wheel_folder(abi: str) -> Path:
                 wanted = re.compile(r"executorch/(include/.*|.*\.so)")
                 archive.extractall(target, [name for name in archive.namelist() if wanted.fullmatch(name)])
     return folder
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(f"the package {name} is not installed", fix="pip install 'deploy-kit[executorch]'")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _pip_download(package: str, system: str, folder: str) -> None:
@@ -223,21 +236,28 @@ def _torchscript_lite(abi: str) -> _Recipe:
             fix="sudo apt-get install libopenblas0-pthread",
         )
     include = root / "usr" / "include"
+    version = _torch_version(root)
     return _Recipe(
-        source="torchscript_lite.cc",
+        sources=["torchscript_lite.cc"],
         flags=[
             "-std=c++17",
             *([] if root == Path("/") else ["-isystem", str(include)]),
             "-isystem",
             f"{include}/torch/csrc/api/include",
-            f"-L{libraries}",
-            "-ltorch_cpu",
-            "-lc10",
+            f'-DDEPLOYKIT_RUNTIME="libtorch {version.split("+")[0]}"',
         ],
+        libraries=[re.sub(r"(\.so\.\d+\.\d+).*", r"\1", torch.name), "libc10.so.1.13"],
         folders=[blas, libraries, root / "lib" / f"{abi}-linux-gnu"],
-        keep=lambda name: name.split(".so")[0] in TORCH_LIBRARIES,
-        versions={"libtorch": f"{torch.name} {torch.stat().st_size}", "root": root.name},
+        keep=lambda name: name.split(".so")[0] in TORCH_LIBRARIES.split(),
+        versions={"libtorch": version},
     )
+
+
+def _torch_version(root: Path) -> str:
+    """The version of Debian's package: the library's own name keeps the first of its series."""
+    if root == Path("/"):
+        return _output(["dpkg-query", "-W", "-f", "${Version}", "libtorch-dev"])
+    return json.loads((root / VERSIONS).read_text())["libtorch-dev"]
 
 
 _RECIPES: dict[str, Callable[[str], _Recipe]] = {"executorch": _executorch, "torchscript-lite": _torchscript_lite}
@@ -245,7 +265,7 @@ _RECIPES: dict[str, Callable[[str], _Recipe]] = {"executorch": _executorch, "tor
 
 def _debian_root(abi: str) -> Path:
     """A folder with Debian's packages for another ABI unpacked: fetched with a state of apt's own, none installed."""
-    key = hashlib.sha256(" ".join(ARM_PACKAGES).encode()).hexdigest()[:8]
+    key = hashlib.sha256(ARM_PACKAGES.encode()).hexdigest()[:8]
     folder = cache_folder() / f"debian-{abi}-{key}"
     if folder.exists():
         return folder
@@ -256,8 +276,11 @@ def _debian_root(abi: str) -> Path:
                 fix="build on Debian 12, or give a runner of your own",
             )
     with _whole(folder) as target, tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-        for package in _apt_download(scratch, "arm64"):
+        packages = _apt_download(scratch, "arm64")
+        for package in packages:
             _call(["dpkg-deb", "-x", package, target], f"{package.name} could not be unpacked")
+        versions = dict(package.name.split("_")[:2] for package in packages)
+        (target / VERSIONS).write_text(json.dumps(versions, indent=1))
     return folder
 
 
@@ -278,7 +301,11 @@ def _apt_download(scratch: str, architecture: str) -> list[Path]:
     apt = ["apt-get", "-q", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     _call([*apt, "update"], f"apt could not fetch Debian's lists of packages for {architecture}")
     folder = Path(scratch, "packages")
-    _call([*apt, "download", *ARM_PACKAGES], f"apt could not fetch Debian 12's packages for {architecture}", folder)
+    _call(
+        [*apt, "download", *ARM_PACKAGES.split()],
+        f"apt could not fetch Debian 12's packages for {architecture}",
+        folder,
+    )
     return sorted(folder.glob("*.deb"))
 
 
@@ -296,23 +323,19 @@ def _compiler(abi: str) -> str:
     return path
 
 
-def _compile(compiler: str, sources: Path, recipe: _Recipe, target: Path) -> None:
-    flags = [
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-pthread",
-        "-Wl,-rpath,$ORIGIN",
-        "-Wl,--unresolved-symbols=ignore-in-shared-libs",
-    ]
-    files = [sources / recipe.source, sources / "runner.cc"]
-    _call([compiler, *flags, *files, *recipe.flags, "-o", target], f"{recipe.source} could not be compiled")
+def _compile(compiler: str, sources: Path, recipe: _Recipe, folder: Path) -> None:
+    """Compile the runner, so that it names every library in the folder: some have search paths of their own."""
+    linking = ["-rpath,$ORIGIN", "--disable-new-dtags", "--no-as-needed", "--unresolved-symbols=ignore-in-shared-libs"]
+    options = ["-O2", "-Wall", "-Wextra", "-pthread", *recipe.flags, *(f"-Wl,{option}" for option in linking)]
+    libraries = sorted(path for path in folder.iterdir() if not path.name.startswith(LIBC))
+    files = [*(sources / name for name in (*recipe.sources, "runner.cc")), *libraries]
+    _call([compiler, *options, *files, "-o", folder / RUNNER], f"{recipe.sources[0]} could not be compiled")
 
 
 def _carry_libraries(compiler: str, abi: str, recipe: _Recipe, folder: Path) -> None:
     """Put the libraries that the runner needs beside it: those that are called, and stubs of the rest."""
     stubs: set[str] = set()
-    waiting = _needed(folder / RUNNER)
+    waiting = list(recipe.libraries)
     while waiting:
         name = waiting.pop()
         if (folder / name).exists() or name in stubs:
@@ -328,7 +351,7 @@ def _carry_libraries(compiler: str, abi: str, recipe: _Recipe, folder: Path) -> 
     loader = folder / LOADERS[abi]
     if loader.exists():
         loader.chmod(0o755)
-    _write_stubs(compiler, folder, sorted(stubs))
+    _write_stubs(compiler, abi, folder, sorted(stubs))
 
 
 def _find_library(compiler: str, folders: Sequence[Path], name: str) -> Path:
@@ -341,23 +364,26 @@ def _find_library(compiler: str, folders: Sequence[Path], name: str) -> Path:
     return found
 
 
-STUB = """
+STUB = r"""
+#include <string.h>
 #include <unistd.h>
-__attribute__((visibility("hidden"))) void deploykit_missing(void) {
-  static const char text[] = "error: the runner called a library that it does not carry\\n";
-  if (write(2, text, sizeof text - 1)) _exit(1);
+__attribute__((noreturn, noinline)) static void missing(const char* name) {
+  static const char text[] = "error: the runner has no library with ";
+  if (write(2, text, sizeof text - 1) < 0 || write(2, name, strlen(name)) < 0 || write(2, "\n", 1) < 0) _exit(1);
   _exit(1);
 }
-__attribute__((visibility("hidden"))) char deploykit_nothing[65536];
+#define FUNCTION(id, name) void f##id(void) __asm__(name); void f##id(void) { missing(name); }
+#define OBJECT(id, name) char o##id[4096] __asm__(name);
 """
 
 
-def _write_stubs(compiler: str, folder: Path, names: Sequence[str]) -> None:
+def _write_stubs(compiler: str, abi: str, folder: Path, names: Sequence[str]) -> None:
     """Libraries with the symbols that those in a folder want and none there has; nothing may call them."""
     if not names:
         return
-    libraries = [path for path in folder.iterdir() if path.name != RUNNER]
-    defined = {symbol for path in libraries for symbol in _symbols(path, defined=True)}
+    libraries = list(folder.iterdir())
+    system = [_find_library(compiler, [], name) for name in ("libc.so.6", "libm.so.6", LOADERS[abi])]
+    defined = {symbol for path in (*libraries, *system) for symbol in _symbols(path, defined=True)}
     contents: dict[str, dict[str, tuple[str, str]]] = {name: {} for name in names}
     for path in libraries:
         owners = _version_owners(path)
@@ -373,9 +399,8 @@ def _write_stubs(compiler: str, folder: Path, names: Sequence[str]) -> None:
 def _write_stub(compiler: str, target: Path, symbols: dict[str, tuple[str, str]], scratch: Path) -> None:
     lines = []
     by_version: dict[str, list[str]] = {}
-    for symbol, (kind, version) in symbols.items():
-        place, sort = ("deploykit_nothing", "object") if kind == "OBJECT" else ("deploykit_missing", "function")
-        lines.append(f'__asm__(".globl {symbol}\\n.type {symbol}, %{sort}\\n.set {symbol}, {place}");')
+    for i, (symbol, (kind, version)) in enumerate(symbols.items()):
+        lines.append(f'{"OBJECT" if kind == "OBJECT" else "FUNCTION"}({i}, "{symbol}")')
         by_version.setdefault(version, []).append(symbol)
     source, script = scratch / "stub.c", scratch / "stub.map"
     source.write_text(STUB + "\n".join(lines) + "\n")
