@@ -320,7 +320,6 @@ def _call(words: Sequence[str], timeout: float) -> Completed:
             stdin=reading,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            process_group=0,  # Ctrl-C is for this process, which then cleans up through adb
         )
     except BaseException:
         os.close(writing)

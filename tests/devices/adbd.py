@@ -36,10 +36,9 @@ class Faults:
     """What goes wrong; all of it can be set while the daemon runs.
 
     ``unauthorized`` accepts no key. ``drop_push`` and ``drop_pull`` are the bytes after which the cable is pulled,
-    ``drop_run`` is a word in a command that pulls it once there is output, and ``hang_run`` a word in a command that
-    is never answered. ``push_error`` is what the device says of a file that it was given. ``cut_pull`` is how many
-    bytes it gives of a file as if they were all, and ``list_as`` makes of every file a folder with one file of this
-    name.
+    ``drop_run`` is a word in a command's output that does so, and ``hang_run`` one in a command that is never answered.
+    ``push_error`` is what the device says of a file that it was given. ``cut_pull`` is how many bytes it gives of a
+    file as if they were all, and ``list_as`` makes of every file a folder with one file of this name.
     """
 
     unauthorized: bool = False
@@ -161,12 +160,11 @@ class Daemon:
         assert process.stdin
         assert process.stdout
         assert process.stderr
-        drop = bool(self.faults.drop_run and self.faults.drop_run in command)
         threading.Thread(target=_feed, args=(stream, process.stdin), daemon=True).start()
-        errors = threading.Thread(target=_copy, args=(stream, STDERR, process.stderr.fileno(), False), daemon=True)
+        errors = threading.Thread(target=_copy, args=(stream, STDERR, process.stderr.fileno()), daemon=True)
         errors.start()
         try:
-            _copy(stream, STDOUT, process.stdout.fileno(), drop)
+            _copy(stream, STDOUT, process.stdout.fileno(), (self.faults.drop_run or "").encode())
         finally:
             with suppress(OSError):
                 process.stdin.close()
@@ -314,10 +312,10 @@ class Stream:
         self._link.send(b"CLSE", self._here, self._there)
 
 
-def _copy(stream: Stream, channel: int, source: int, drop: bool) -> None:
+def _copy(stream: Stream, channel: int, source: int, drop: bytes = b"") -> None:
     while data := os.read(source, CHUNK - 5):
         stream.send(struct.pack("<BI", channel, len(data)) + data)
-        if drop:
+        if drop and drop in data:
             raise DroppedError
 
 

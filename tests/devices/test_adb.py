@@ -199,10 +199,14 @@ def test_what_runs_on_the_device_ends_with_this_process(phone: Daemon, number: s
         [sys.executable, "-c", textwrap.dedent(script)],
         cwd=ROOT,
         stderr=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     running = started_pid(phone)
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does, to adb as well
+    else:
+        process.send_signal(number)
     process.communicate(timeout=20)
     assert not is_running(running)
     left = [path.name for path in phone.folder.iterdir() if path.is_dir()]
@@ -220,16 +224,18 @@ def test_a_program_for_another_machine_is_told(device: Adb, tmp_path: Path) -> N
 # Files
 
 
-@pytest.mark.parametrize("mode", [0o644, 0o755])
+@pytest.mark.parametrize(("mode", "kept"), [(0o644, 0o644), (0o755, 0o755), (0o600, 0o644), (0o700, 0o755)])
 @pytest.mark.parametrize("name", ["model.ptl", "a b", "$(touch x)", "-rf", "ümlaut's"])
-def test_a_file_goes_there_and_back(device: Adb, phone: Daemon, tmp_path: Path, name: str, mode: int) -> None:
+def test_a_file_goes_there_and_back(
+    device: Adb, phone: Daemon, tmp_path: Path, name: str, mode: int, kept: int
+) -> None:
     data = os.urandom(200_000)
     source = written(tmp_path / name, data, mode)
     with device.scratch() as folder:
         device.push(source, f"{folder}/{name}")
         (there,) = phone.folder.rglob(name)
         assert there.read_bytes() == data
-        assert there.stat().st_mode & 0o777 == mode
+        assert there.stat().st_mode & 0o777 == kept
         (tmp_path / "back").mkdir()
         device.pull(f"{folder}/{name}", tmp_path / "back" / name)
         assert [path.read_bytes() for path in (tmp_path / "back").iterdir()] == [data]
