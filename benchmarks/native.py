@@ -23,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy_kit.benchmarks.runners.base import Runner
 from deploy_kit.errors import DeployKitError, MissingDependencyError, unknown_name
 
 RUNNER = "runner"
@@ -128,12 +128,47 @@ def build_runner(engine: str, abi: str) -> Bundle:
         "engine": engine,
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder() / f"{engine}-{abi}-{key}"
-    if not folder.exists():
-        with _whole(folder) as target:
-            _carry_libraries(compiler, abi, recipe, target)
-            _compile(compiler, sources, recipe, target)
-    return Bundle(engine, abi, folder)
+
+    def fill(folder: Path) -> None:
+        _carry_libraries(compiler, abi, recipe, folder)
+        _compile(compiler, sources, recipe, folder)
+
+    return Bundle(engine, abi, build_folder(f"{engine}-{abi}-{key}", fill))
+
+
+def native_runner(engine: str, abi: str) -> Runner:
+    """`build_runner` as the harness takes it; raises the same."""
+    bundle = build_runner(engine, abi)
+    return _NativeRunner(f"native-{engine}", files=tuple(bundle.files), bundle=bundle)
+
+
+@dataclass(frozen=True)
+class _NativeRunner(Runner):
+    bundle: Bundle | None = None
+
+    def words(self, folder: str) -> list[str]:
+        assert self.bundle is not None
+        return self.bundle.command(folder)
+
+
+def build_folder(name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder in the cache, made by ``fill`` where it is not there yet: whole, or absent where that fails."""
+    folder = cache_folder() / name
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have been first: its folder is as good
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
 
 
 def cache_folder() -> Path:
@@ -196,15 +231,15 @@ def _wheel_folder(abi: str) -> Path:
     version = _executorch_version()
     if abi == platform.machine():
         return _package_folder("executorch").parent
-    folder = cache_folder() / f"executorch-{version}-{abi}"
-    if not folder.exists():
-        with _whole(folder) as target, tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
             _pip_download(f"executorch=={version}", f"manylinux_2_28_{abi}", scratch)
-            wheel = next(Path(scratch).glob("*.whl"))
-            with zipfile.ZipFile(wheel) as archive:
+            with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as archive:
                 wanted = re.compile(r"executorch/(include/.*|.*\.so)")
-                archive.extractall(target, [name for name in archive.namelist() if wanted.fullmatch(name)])
-    return folder
+                archive.extractall(folder, [name for name in archive.namelist() if wanted.fullmatch(name)])
+
+    return build_folder(f"executorch-{version}-{abi}", fill)
 
 
 def _package_folder(name: str) -> Path:
@@ -216,7 +251,7 @@ def _package_folder(name: str) -> Path:
 
 def _pip_download(package: str, system: str, folder: str) -> None:
     options = ["--quiet", "--only-binary=:all:", "--no-deps", "--platform", system, "--dest", folder]
-    _call([sys.executable, "-m", "pip", "download", *options, package], f"pip could not fetch {package} for {system}")
+    call([sys.executable, "-m", "pip", "download", *options, package], f"pip could not fetch {package} for {system}")
 
 
 def _torchscript_lite(abi: str) -> _Recipe:
@@ -265,23 +300,22 @@ _RECIPES: dict[str, Callable[[str], _Recipe]] = {"executorch": _executorch, "tor
 
 def _debian_root(abi: str) -> Path:
     """A folder with Debian's packages for another ABI unpacked: fetched with a state of apt's own, none installed."""
-    key = hashlib.sha256(ARM_PACKAGES.encode()).hexdigest()[:8]
-    folder = cache_folder() / f"debian-{abi}-{key}"
-    if folder.exists():
-        return folder
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise MissingDependencyError(
                 f"libtorch for {abi} comes from Debian's packages, and there is no {program} here",
                 fix="build on Debian 12, or give a runner of your own",
             )
-    with _whole(folder) as target, tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-        packages = _apt_download(scratch, "arm64")
-        for package in packages:
-            _call(["dpkg-deb", "-x", package, target], f"{package.name} could not be unpacked")
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            packages = _apt_download(scratch, "arm64")
+            for package in packages:
+                call(["dpkg-deb", "-x", package, folder], f"{package.name} could not be unpacked")
         versions = dict(package.name.split("_")[:2] for package in packages)
-        (target / VERSIONS).write_text(json.dumps(versions, indent=1))
-    return folder
+        (folder / VERSIONS).write_text(json.dumps(versions, indent=1))
+
+    return build_folder(f"debian-{abi}-{hashlib.sha256(ARM_PACKAGES.encode()).hexdigest()[:8]}", fill)
 
 
 def _apt_download(scratch: str, architecture: str) -> list[Path]:
@@ -299,9 +333,9 @@ def _apt_download(scratch: str, architecture: str) -> list[Path]:
         "Acquire::Languages": "none",
     }
     apt = ["apt-get", "-q", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
-    _call([*apt, "update"], f"apt could not fetch Debian's lists of packages for {architecture}")
+    call([*apt, "update"], f"apt could not fetch Debian's lists of packages for {architecture}")
     folder = Path(scratch, "packages")
-    _call(
+    call(
         [*apt, "download", *ARM_PACKAGES.split()],
         f"apt could not fetch Debian 12's packages for {architecture}",
         folder,
@@ -329,7 +363,7 @@ def _compile(compiler: str, sources: Path, recipe: _Recipe, folder: Path) -> Non
     options = ["-O2", "-Wall", "-Wextra", "-pthread", *recipe.flags, *(f"-Wl,{option}" for option in linking)]
     libraries = sorted(path for path in folder.iterdir() if not path.name.startswith(LIBC))
     files = [*(sources / name for name in (*recipe.sources, "runner.cc")), *libraries]
-    _call([compiler, *options, *files, "-o", folder / RUNNER], f"{recipe.sources[0]} could not be compiled")
+    call([compiler, *options, *files, "-o", folder / RUNNER], f"{recipe.sources[0]} could not be compiled")
 
 
 def _carry_libraries(compiler: str, abi: str, recipe: _Recipe, folder: Path) -> None:
@@ -409,7 +443,7 @@ def _write_stub(compiler: str, target: Path, symbols: dict[str, tuple[str, str]]
     flags = ["-shared", "-fPIC", "-fno-lto", "-O1", f"-Wl,-soname,{target.name}"]
     if named:
         flags.append(f"-Wl,--version-script,{script}")
-    _call([compiler, "-x", "c", *flags, source, "-o", target], f"a stub of {target.name} could not be made")
+    call([compiler, "-x", "c", *flags, source, "-o", target], f"a stub of {target.name} could not be made")
 
 
 def _needed(path: Path) -> list[str]:
@@ -444,30 +478,14 @@ def _version_owners(path: Path) -> dict[str, str]:
 
 
 def _output(command: Sequence[str | Path]) -> str:
-    return _call(command, f"{Path(command[0]).name} failed").strip()
+    return call(command, f"{Path(command[0]).name} failed").strip()
 
 
-def _call(command: Sequence[str | Path], failure: str, folder: Path | None = None) -> str:
+def call(command: Sequence[str | Path], failure: str, folder: Path | None = None) -> str:
+    """What a program prints; raises `BuildError` with its first words of error where it fails."""
     done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
         words = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         errors = [line for line in words if re.search(r"error|E:", line)] or words
         raise BuildError(f"{failure}: {errors[0].strip() if errors else f'exit code {done.returncode}'}")
     return done.stdout
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which becomes ``folder`` at the end, or is removed where something fails."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process may have been first: its folder is as good
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
