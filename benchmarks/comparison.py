@@ -82,7 +82,7 @@ def compare(
     protocol: Protocol,
     pairs: int = PAIRS,
 ) -> Comparison:
-    """Run two artifacts in turn on one device and say what that shows; raises as `deploy_kit.benchmarks.harness.bench`."""
+    """Run two artifacts in turn on one device, and say what that shows; raises as `harness.bench` does."""
     _check_pairs(pairs)
     (a, b), (runner_a, runner_b) = artifacts, runners
     with placed(a, device, runner_a, protocol) as there_a, placed(b, device, runner_b, protocol) as there_b:

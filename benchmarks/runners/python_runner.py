@@ -33,12 +33,13 @@ class RunnerError(Exception):
 
 
 class Engine:
-    """A runtime: its name and version, how it loads a file, and how its outputs become bytes."""
+    """A runtime: how it starts, loads a file, and runs it."""
 
     def __init__(self, threads: int):
         self.threads = threads
 
-    def runtime(self) -> str:
+    def start(self) -> str:
+        """Import the package, which is no part of loading a file; returns the runtime's name and version."""
         raise NotImplementedError
 
     def load(self, path: str) -> None:
@@ -62,16 +63,16 @@ class TorchEngine(Engine):
 
 
 class TorchScriptLite(TorchEngine):
-    def runtime(self) -> str:
+    def start(self) -> str:
         import torch
+        import torch.jit.mobile
 
+        torch.set_num_threads(self.threads)
         return f"torch lite {torch.__version__}"
 
     def load(self, path: str) -> None:
-        import torch
         from torch.jit.mobile import _load_for_lite_interpreter
 
-        torch.set_num_threads(self.threads)
         self.module = _load_for_lite_interpreter(path, map_location="cpu")
 
     def prepare(self, inputs: list[tuple[bytes, str, list[int]]]) -> Run:
@@ -87,20 +88,21 @@ class TorchScriptLite(TorchEngine):
 
 
 class Executorch(TorchEngine):
-    def runtime(self) -> str:
+    def start(self) -> str:
         from importlib.metadata import version
 
-        return f"executorch {version('executorch')}"
-
-    def load(self, path: str) -> None:
         import torch  # noqa: F401  # first: ExecuTorch's library needs it loaded
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime
 
         _unsafe_reset_threadpool(self.threads)
+        self.engine = Runtime.get()
+        return f"executorch {version('executorch')}"
+
+    def load(self, path: str) -> None:
         with open(path, "rb") as file:
             self.data = file.read()  # must live as long as the program
-        self.program = Runtime.get().load_program(self.data)
+        self.program = self.engine.load_program(self.data)
         self.method = self.program.load_method("forward")
 
     def prepare(self, inputs: list[tuple[bytes, str, list[int]]]) -> Run:
@@ -113,7 +115,7 @@ class Executorch(TorchEngine):
 
 
 class Onnx(Engine):
-    def runtime(self) -> str:
+    def start(self) -> str:
         import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__}"
@@ -136,7 +138,7 @@ class Onnx(Engine):
 
 
 class OpenVINO(Engine):
-    def runtime(self) -> str:
+    def start(self) -> str:
         import openvino
 
         return f"openvino {openvino.__version__.split('-')[0]}"
@@ -180,7 +182,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     inputs = [_read_input(text) for text in chosen.input]
     affinity = _pin(chosen.cores)
     engine = ENGINES[chosen.engine](chosen.threads)
-    runtime = engine.runtime()  # imports the package: not a part of the loading
+    runtime = engine.start()
     if not os.path.exists(chosen.model):
         raise RunnerError(f"there is no file {chosen.model!r}")
     baseline = _memory("VmRSS")

@@ -12,7 +12,9 @@ import typer
 
 from deploy_kit.cli import (
     advise,
+    bench,
     bisect,
+    compare,
     devices,
     doctor,
     export,
@@ -33,7 +35,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (export, lint, advise, fuse, verify, bisect, profile, inspect, run, models, targets, devices, doctor):
+for command in (
+    export,
+    lint,
+    advise,
+    fuse,
+    verify,
+    bisect,
+    profile,
+    bench,
+    compare,
+    inspect,
+    run,
+    models,
+    targets,
+    devices,
+    doctor,
+):
     app.command(command.__name__.rsplit(".", 1)[-1])(command.command)
 
 

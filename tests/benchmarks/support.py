@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from deploy_kit.benchmarks.devices import DEVICES, Device
+from deploy_kit.benchmarks.measurement import Round, RunnerResult
 from deploy_kit.benchmarks.timing import Rounds
+from deploy_kit.devices.base import DeviceState
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
 from deploy_kit.fusion import Policy
 from deploy_kit.graph import Graph
@@ -115,3 +117,33 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Bench:
     point = SimpleNamespace(load=lambda: Memory)
     monkeypatch.setattr("deploy_kit.exporters.entry_points", lambda group: _Installed(memory=point))
     return bench
+
+
+def runner_document(samples_ns: list[int], warmup_ns: list[int] | None = None, **changes: Any) -> dict[str, Any]:
+    """What a runner writes of these samples."""
+    return {
+        "schema": 1,
+        "runner": "a test's",
+        "engine": "onnx",
+        "runtime": "none",
+        "abi": "aarch64",
+        "threads": 1,
+        "affinity": [0],
+        "load_ns": 5_000_000,
+        "first_ns": 2_000_000,
+        "warmup_ns": warmup_ns or [],
+        "samples_ns": samples_ns,
+        "memory": {"baseline_kb": 100, "loaded_kb": 200, "peak_kb": 300},
+        "clocks_mhz": [],
+        "outputs": [],
+        **changes,
+    }
+
+
+def round_of(
+    samples_ns: list[int], before: DeviceState | None = None, after: DeviceState | None = None, **changes: Any
+) -> Round:
+    """A round of these samples between two states of a device."""
+    quiet = DeviceState()
+    result = RunnerResult.model_validate(runner_document(samples_ns, **changes))
+    return Round(before=before or quiet, after=after or quiet, result=result)

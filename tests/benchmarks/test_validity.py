@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from deploy_kit.benchmarks.measurement import Round
+from deploy_kit.benchmarks.summary import summarise
+from deploy_kit.benchmarks.validity import reasons
+from deploy_kit.devices.base import DeviceState
+from tests.benchmarks.support import round_of
+from tests.benchmarks.test_protocol import SNAPDRAGON_888 as PHONE
+
+QUIET = [10_000_000 + 1000 * (index * 7 % 13) for index in range(50)]
+
+
+def found(*rounds: Round, emulated: bool = False) -> list[str]:
+    device = PHONE.model_copy(update={"emulated": emulated})
+    return reasons(device, rounds, summarise([each.result.samples_ns for each in rounds]))
+
+
+def clocks(before: dict[int, int], after: dict[int, int]) -> list[dict[str, object]]:
+    return [{"at_ns": 1, "mhz": before}, {"at_ns": 2, "mhz": after}]
+
+
+def test_quiet_samples_count() -> None:
+    cool = DeviceState(thermal_status="none", temperatures_c={"soc": 35.0}, charging=False, load=0.4)
+    after = cool.model_copy(update={"temperatures_c": {"soc": 39.0}, "load": 1.2})
+    assert found(round_of(QUIET, cool, after, clocks_mhz=clocks({0: 2000}, {0: 2010}))) == []
+
+
+@pytest.mark.parametrize(
+    ("each", "reason"),
+    [
+        (round_of(QUIET, after=DeviceState(thermal_status="moderate")), "throttled: the thermal status was moderate"),
+        (round_of(QUIET, before=DeviceState(thermal_status="light")), "throttled: the thermal status was light"),
+        (round_of(QUIET, before=DeviceState(charging=True)), "charging: the device was on external power"),
+        (
+            round_of(
+                QUIET, DeviceState(temperatures_c={"a": 30.0}), DeviceState(temperatures_c={"a": 30.0, "b": 45.0})
+            ),
+            "heated: the hottest sensor rose by 15 degrees",
+        ),
+        (
+            round_of(QUIET, clocks_mhz=clocks({0: 2000, 1: 800}, {0: 1500, 1: 800})),
+            "clocks moved: core 0 ran at 2000 MHz before and 1500 MHz after",
+        ),
+        (
+            round_of(QUIET, before=DeviceState(load=2.0)),
+            "background load: 2.0 processes wanted to run before it began",
+        ),
+        (round_of([*QUIET[:45], *[19_000_000] * 5]), "too noisy"),
+        (round_of([*QUIET[:40], *[13_000_000] * 10]), "two modes: some inferences take 10 ms and others 13 ms"),
+        (round_of([10_000_000 + 20_000 * index for index in range(50)]), "drift: inferences became 9% slower"),
+    ],
+)
+def test_what_disturbs_is_said(each: Round, reason: str) -> None:
+    assert any(text.startswith(reason) for text in found(each)), found(each)
+
+
+def test_a_clock_of_a_core_that_was_not_used_is_nothing() -> None:
+    assert found(round_of(QUIET, affinity=[1], clocks_mhz=clocks({0: 2000, 1: 800}, {0: 500, 1: 800}))) == []
+
+
+def test_an_emulators_time_never_counts() -> None:
+    assert found(round_of(QUIET), emulated=True) == ["emulated: the time of an emulator is no latency"]
+
+
+def test_the_round_is_named_where_there_are_several() -> None:
+    assert found(round_of(QUIET), round_of(QUIET, before=DeviceState(charging=True))) == [
+        "charging: the device was on external power in round 2"
+    ]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.cli import bench as command
+from tests.cli.support import program
+
+
+def test_bench_prints_and_keeps_one_measurement_an_artifact(tiny_onnx: Artifact, tmp_path: Path) -> None:
+    out = tmp_path / "measured.json"
+    ended = program("bench", tiny_onnx.folder, tiny_onnx.folder, "--iterations", "20", "--warmup", "3", "--out", out)
+    assert ended.code in (0, 1), ended.err
+    assert ended.out.count(" onnx ") == 2
+    found = json.loads(out.read_text())
+    assert [len(each["rounds"][0]["result"]["samples_ns"]) for each in found] == [20, 20]
+    assert ended.code == int(not all(each["valid"] for each in found))
+    assert all(each["valid"] == (not each["reasons"]) for each in found)
+    for each in found:
+        for reason in each["reasons"]:
+            assert reason in ended.err
+    assert found[0]["command"].startswith("deploykit bench")
+
+
+def test_json_is_what_is_kept(tiny_onnx: Artifact) -> None:
+    ended = program("bench", tiny_onnx.folder, "--iterations", "5", "--rounds", "2", "--json")
+    (found,) = ended.json
+    assert len(found["rounds"]) == 2
+    assert found["summary"]["p99_ms"] is None
+    assert found["unavailable"]["summary.p99_ms"] == "fewer than 100 samples"
+    assert found["energy"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["--device", "toaster"], "there is no kind of device called 'toaster'", 2),
+        (["--cores", "prime"], "local has no cores called 'prime'", 2),
+        (["--out", "measured.txt"], "'measured.txt' is no .json file", 2),
+        (["--out", "no/such/measured.json"], "there is no folder 'no/such'", 2),
+        (["--runner", "no/such/runner"], "there is no program 'no/such/runner'", 2),
+        (["--runner", "/bin/false"], "the runner (false) failed on local", 1),
+        (["--runner", "/bin/true"], "result.json", 2),
+    ],
+)
+def test_what_cannot_be_measured(tiny_onnx: Artifact, words: list[str], message: str, code: int) -> None:
+    ended = program("bench", tiny_onnx.folder, *words)
+    assert ended.code == code, ended.err
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_no_artifact_is_every_one_that_the_device_can_run(tiny_onnx: Artifact, tmp_path: Path) -> None:
+    there = tmp_path / "artifacts" / "tiny"
+    there.mkdir(parents=True)
+    (there / "onnx").symlink_to(tiny_onnx.folder)
+    ended = program("bench", "--iterations", "3", "--json", cwd=tmp_path)
+    assert [each["artifact"]["target"] for each in ended.json] == ["onnx"]
+
+
+def test_the_papers_suite_is_what_the_paper_has() -> None:
+    assert (command.PAPERS, command.PAPERS_TARGET) == (("edgevit_xxs", "edgevit_xs", "edgevit_s"), "torchscript-lite")
+
+
+@pytest.mark.slow
+def test_where_there_is_nothing_the_papers_suite_is_exported(tmp_path: Path) -> None:
+    ended = program("bench", "--iterations", "3", "--json", cwd=tmp_path)
+    assert [each["artifact"]["model"] for each in ended.json] == list(command.PAPERS)
+    assert len(list(tmp_path.glob("artifacts/*/torchscript-lite/manifest.json"))) == 3
+
+
+def test_compare_says_what_the_pairs_show(tiny_onnx: Artifact) -> None:
+    few = ["--pairs", "8", "--iterations", "5", "--warmup", "1"]
+    ended = program("compare", tiny_onnx.folder, tiny_onnx.folder, *few, "--json")
+    found = ended.json
+    assert len(found["pairs"]) == 8
+    assert found["a_first"] == [True, False] * 4
+    assert found["ratio"]["low"] <= found["ratio"]["estimate"] <= found["ratio"]["high"]
+    assert found["verdict"] in ("faster", "slower", "no difference shown")
+
+
+def test_compare_refuses_pairs_that_can_show_nothing(tiny_onnx: Artifact) -> None:
+    ended = program("compare", tiny_onnx.folder, tiny_onnx.folder, "--pairs", "7")
+    assert ended.code == 2
+    assert "take 8 or more" in ended.err
