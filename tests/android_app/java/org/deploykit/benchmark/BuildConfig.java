@@ -1,0 +1,5 @@
+package org.deploykit.benchmark;
+
+final class BuildConfig {
+    static final String RUNTIME = "fake 1";
+}

@@ -1,0 +1,7 @@
+package org.pytorch;
+
+public class LiteModuleLoader {
+    public static Module load(String modelPath) {
+        return null;
+    }
+}

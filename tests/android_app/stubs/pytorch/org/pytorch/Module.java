@@ -1,0 +1,9 @@
+package org.pytorch;
+
+public class Module {
+    public IValue forward(IValue... inputs) {
+        return null;
+    }
+
+    public void destroy() {}
+}
