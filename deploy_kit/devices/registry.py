@@ -7,6 +7,7 @@ from collections.abc import Callable
 from deploy_kit.devices.adb import Adb, attached_serials
 from deploy_kit.devices.base import Device, DeviceInfo
 from deploy_kit.devices.local import Local
+from deploy_kit.devices.qemu import Qemu
 from deploy_kit.errors import DeployKitError, UserError, unknown_name
 
 
@@ -16,7 +17,7 @@ def _local(place: str | None) -> Device:
     return Local()
 
 
-KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb}
+KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb, "qemu": Qemu}
 """What makes a device of a kind, from what follows the colon; None where there is none."""
 
 
@@ -38,7 +39,7 @@ def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
 
     What is needed to look for more, such as adb, is an entry with its error where it is missing.
     """
-    specs = ["local"]
+    specs = ["local", Qemu.spec]
     found: list[tuple[str, DeviceInfo | DeployKitError]] = []
     try:
         specs += [f"adb:{serial}" for serial in sorted(attached_serials())]
