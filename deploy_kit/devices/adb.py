@@ -162,7 +162,7 @@ class Adb(Device):
         _check_path(source)
         what = f"while {source!r} was pulled"
         place = shlex.quote(source)
-        size = int(self._ask(f"wc -c < {place}", what, f"{self.spec} has no file {source!r}"))
+        size = int(self._ask(f"test -f {place} && wc -c < {place}", what, f"{self.spec} has no file {source!r}"))
         try:
             if shutil.disk_usage(target.parent).free < size:
                 raise DeviceError(f"there is no space for {str(target)!r} of {size} bytes", fix="free some space here")
