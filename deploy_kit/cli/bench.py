@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +23,7 @@ from deploy_kit.cli.parameters import Json
 
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
-    from deploy_kit.benchmarks.measurement import Measurement
+    from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement
     from deploy_kit.benchmarks.protocol import Protocol
     from deploy_kit.devices.base import Device
     from deploy_kit.stages import Stages
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
 PAPERS = ("edgevit_xxs", "edgevit_xs", "edgevit_s")
 PAPERS_TARGET = "torchscript-lite"
 """What the EdgeViT paper times on a phone; exported where there is nothing to bench."""
+
+METRICS = ("latency", "instructions")
+COUNTED = "qemu:aarch64"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The instructions of several inferences of an artifact, and what they were counted with."""
+
+    artifact: ArtifactRecord
+    counts: list[int]
+    pins: dict[str, str]
 
 
 def command(
@@ -55,6 +68,9 @@ def command(
     ] = None,
     cool_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for a warm device at most.")] = 300,
     runner: Annotated[Path | None, typer.Option(help="A runner that you built for the device.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="latency, or instructions: ARM instructions of an inference, on qemu:aarch64.")
+    ] = "latency",
     out: Annotated[Path | None, typer.Option(help="Also write the measurements into this .json file.")] = None,
     json: Json = False,
 ) -> None:
@@ -77,14 +93,20 @@ def command(
     )
     if out is not None:
         _check_out(out)
+    _check_metric(metric, device)
     chosen = get_device(device)
     with show_stages() as stages:
         opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, stages)
+        if metric == "instructions":
+            counted = [_count(artifact, stages) for artifact in opened]
+            _report_counts(counted, json=json, out=out)
+            return
         measured = [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
+    documents = [each.model_dump(mode="json", by_alias=True) for each in measured]
     if out is not None:
-        _write(out, measured)
+        _write(out, documents)
     if json:
-        print_json([each.model_dump(mode="json", by_alias=True) for each in measured])
+        print_json(documents)
     else:
         _report(measured)
     if not all(each.valid for each in measured):
@@ -127,6 +149,55 @@ def _measure(
         ).measurement
 
 
+def _check_metric(metric: str, device: str) -> None:
+    from deploy_kit.errors import UserError, unknown_name
+
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    if metric == "instructions" and device != COUNTED:
+        raise UserError(
+            f"instructions are counted on an emulated processor, not on {device}", fix=f"--device {COUNTED}"
+        )
+
+
+def _count(artifact: Artifact, stages: Stages) -> Counted:
+    from deploy_kit.benchmarks.harness import example_inputs, record_of
+    from deploy_kit.benchmarks.instructions import count_instructions
+    from deploy_kit.benchmarks.native import build_runner
+
+    target = artifact.manifest.target
+    with stages.stage(f"count the instructions of {artifact.manifest.model.name}, {target}"):
+        inputs = example_inputs(artifact.manifest.inputs)
+        found = count_instructions(build_runner(target, "aarch64"), artifact.main_file, inputs)
+    return Counted(record_of(artifact), list(found.counts), found.pins)
+
+
+def _report_counts(counted: list[Counted], *, json: bool, out: Path | None) -> None:
+    if out is not None:
+        _write(out, [_plain(each) for each in counted])
+    if json:
+        print_json([_plain(each) for each in counted])
+        return
+    print_table(
+        f"ARM instructions of one inference, {COUNTED}, one thread: a cost, not a time",
+        ["model", "target", "instructions", "same each time", "size"],
+        [
+            (
+                each.artifact.model,
+                each.artifact.target,
+                f"{each.counts[-1]:,}",
+                "yes" if len(set(each.counts)) == 1 else "no",
+                format_bytes(each.artifact.bytes),
+            )
+            for each in counted
+        ],
+    )
+
+
+def _plain(each: Counted) -> dict[str, Any]:
+    return {"artifact": each.artifact.model_dump(mode="json"), "counts": each.counts, "pins": each.pins}
+
+
 def _announce(text: str) -> None:
     if text.startswith("wait"):
         print(f"  {text}", file=sys.stderr)
@@ -141,13 +212,13 @@ def _check_out(out: Path) -> None:
         raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
 
 
-def _write(out: Path, measured: list[Measurement]) -> None:
-    """Write all measurements as one JSON list; the file is whole or as it was."""
+def _write(out: Path, measured: list[dict[str, Any]]) -> None:
+    """Write measurements as one JSON list; the file is whole or as it was."""
     import json
     import os
     import tempfile
 
-    text = json.dumps([each.model_dump(mode="json", by_alias=True) for each in measured], indent=1)
+    text = json.dumps(measured, indent=1)
     with tempfile.NamedTemporaryFile("w", dir=out.parent, prefix=f".{out.name}-", delete=False) as file:
         file.write(text + "\n")
     os.replace(file.name, out)
