@@ -13,7 +13,7 @@ import org.deploykit.benchmark.core.RunnerException;
 import org.deploykit.benchmark.core.Summary;
 import org.deploykit.benchmark.core.WholeFile;
 
-/** The core as a program: {@code runner OPTIONS...}, {@code job FILES NAME=VALUE...} or {@code summary NANOSECONDS...}. */
+/** The core as a program: {@code runner OPTIONS}, {@code job FILES NAME=VALUE ...}, {@code summary NANOSECONDS ...}. */
 public final class Command {
     public static void main(String[] words) {
         try {

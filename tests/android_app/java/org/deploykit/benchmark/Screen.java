@@ -58,6 +58,8 @@ public final class Screen {
     }
 
     private static long benchmarks() {
-        return Thread.getAllStackTraces().keySet().stream().filter(thread -> thread.getName().equals("benchmark")).count();
+        return Thread.getAllStackTraces().keySet().stream()
+                .filter(thread -> thread.getName().equals("benchmark"))
+                .count();
     }
 }

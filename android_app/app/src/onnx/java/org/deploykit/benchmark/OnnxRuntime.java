@@ -60,7 +60,8 @@ final class OnnxRuntime implements Engine {
         }
         for (int index = 0; index < names.size(); index++) {
             Input input = given.get(index);
-            inputs.put(names.get(index), OnnxTensor.createTensor(environment, input.data(), input.shape(), type(input.type())));
+            OnnxJavaType type = type(input.type());
+            inputs.put(names.get(index), OnnxTensor.createTensor(environment, input.data(), input.shape(), type));
         }
     }
 

@@ -6,8 +6,8 @@ import java.util.List;
 /**
  * A runtime that loads a file and runs it.
  *
- * <p>The calls come in this order: {@code start}, {@code load}, {@code prepare}, then {@code run} and {@code release} in
- * turn, {@code outputs} between the last two of them, {@code close}. Only {@code run} is timed.
+ * <p>The calls come in this order: {@code start}, {@code load}, {@code prepare}, then {@code release} and {@code run} in
+ * turn, {@code outputs}, {@code close}. Only {@code run} is timed.
  */
 public interface Engine extends AutoCloseable {
     /** The target whose artifacts it runs, such as {@code onnx}. */

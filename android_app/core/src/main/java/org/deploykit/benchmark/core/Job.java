@@ -24,7 +24,12 @@ public final class Job {
      * @param disturbed whether something happened that makes the times worthless; asked at the end
      */
     public static Result carryOut(
-            Map<String, String> extras, File files, Engine engine, Kernel kernel, String runner, BooleanSupplier disturbed)
+            Map<String, String> extras,
+            File files,
+            Engine engine,
+            Kernel kernel,
+            String runner,
+            BooleanSupplier disturbed)
             throws RunnerException {
         String name = extras.getOrDefault("run", "");
         if (!name.matches(NAME)) {

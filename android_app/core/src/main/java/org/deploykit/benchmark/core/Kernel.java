@@ -35,7 +35,8 @@ public final class Kernel {
 
     /** The cores that the thread which asks may run on; null where the kernel does not tell them. */
     public List<Integer> affinity() {
-        String found = field(new File(root, "proc/thread-self/status"), "Cpus_allowed_list", "([0-9]{1,4}(?:[,-][0-9]{1,4})*)");
+        File status = new File(root, "proc/thread-self/status");
+        String found = field(status, "Cpus_allowed_list", "([0-9]{1,4}(?:[,-][0-9]{1,4})*)");
         if (found == null) {
             return null;
         }
@@ -52,10 +53,11 @@ public final class Kernel {
     /** The clock of each core in MHz, of those that tell it. */
     public Map<Integer, Long> clocksMhz() {
         Map<Integer, Long> clocks = new TreeMap<>();
-        String[] names = new File(root, "sys/devices/system/cpu").list();
+        File folder = new File(root, "sys/devices/system/cpu");
+        String[] names = folder.list();
         for (String name : names == null ? new String[0] : names) {
             Matcher core = CORE.matcher(name);
-            String text = core.matches() ? read(new File(root, "sys/devices/system/cpu/" + name + "/cpufreq/scaling_cur_freq")) : null;
+            String text = core.matches() ? read(new File(folder, name + "/cpufreq/scaling_cur_freq")) : null;
             if (text != null && text.trim().matches("[0-9]{1,12}")) {
                 clocks.put(Integer.valueOf(core.group(1)), Long.parseLong(text.trim()) / 1000);
             }

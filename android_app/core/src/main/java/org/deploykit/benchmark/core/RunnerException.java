@@ -11,6 +11,7 @@ public final class RunnerException extends Exception {
     /** The first line of what an engine said, or the kind of its error where it said nothing. */
     static RunnerException from(String what, Throwable error) {
         String text = error.getMessage() == null ? "" : error.getMessage().trim();
-        return new RunnerException(what + ": " + (text.isEmpty() ? error.getClass().getSimpleName() : text.split("\\R", 2)[0]));
+        String first = text.isEmpty() ? error.getClass().getSimpleName() : text.split("\\R", 2)[0];
+        return new RunnerException(what + ": " + first);
     }
 }
