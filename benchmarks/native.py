@@ -130,8 +130,10 @@ def build_runner(engine: str, abi: str) -> Bundle:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def fill(folder: Path) -> None:
-        _carry_libraries(compiler, abi, recipe, folder)
-        _compile(compiler, sources, recipe, folder)
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+            objects = _compile(compiler, sources, recipe, Path(scratch))
+            _carry_libraries(compiler, abi, recipe, folder)
+            _link(compiler, objects, folder)
 
     return Bundle(engine, abi, build_folder(f"{engine}-{abi}-{key}", fill))
 
@@ -206,7 +208,6 @@ def _executorch(abi: str) -> _Recipe:
             "-idirafter",
             f"{torch}/include",
             "-DC10_USING_CUSTOM_GENERATED_MACROS",
-            "-rdynamic",
             f'-DDEPLOYKIT_RUNTIME="executorch {version}"',
         ],
         libraries=[library.name, *(path.name for path in needed)],
@@ -357,13 +358,22 @@ def _compiler(abi: str) -> str:
     return path
 
 
-def _compile(compiler: str, sources: Path, recipe: _Recipe, folder: Path) -> None:
-    """Compile the runner, so that it names every library in the folder: some have search paths of their own."""
-    linking = ["-rpath,$ORIGIN", "--disable-new-dtags", "--no-as-needed", "--unresolved-symbols=ignore-in-shared-libs"]
-    options = ["-O2", "-Wall", "-Wextra", "-pthread", *recipe.flags, *(f"-Wl,{option}" for option in linking)]
+def _compile(compiler: str, sources: Path, recipe: _Recipe, folder: Path) -> list[Path]:
+    objects = []
+    for name in (*recipe.sources, "runner.cc"):
+        target = folder / f"{name}.o"
+        options = ["-O2", "-Wall", "-Wextra", "-pthread", *recipe.flags]
+        call([compiler, *options, "-c", sources / name, "-o", target], f"{name} could not be compiled")
+        objects.append(target)
+    return objects
+
+
+def _link(compiler: str, objects: Sequence[Path], folder: Path) -> None:
+    """Link the runner, so that it names every library in the folder: some have search paths of their own."""
+    options = ["-rpath,$ORIGIN", "--disable-new-dtags", "--no-as-needed", "--unresolved-symbols=ignore-in-shared-libs"]
+    words = ["-pthread", "-rdynamic", *(f"-Wl,{option}" for option in options)]
     libraries = sorted(path for path in folder.iterdir() if not path.name.startswith(LIBC))
-    files = [*(sources / name for name in (*recipe.sources, "runner.cc")), *libraries]
-    call([compiler, *options, *files, "-o", folder / RUNNER], f"{recipe.sources[0]} could not be compiled")
+    call([compiler, *words, *objects, *libraries, "-o", folder / RUNNER], "the runner could not be linked")
 
 
 def _carry_libraries(compiler: str, abi: str, recipe: _Recipe, folder: Path) -> None:

@@ -107,8 +107,9 @@ void settle_environment(int argc, char** argv) {
   std::string threads = "1";
   for (int i = 1; i + 1 < argc; ++i) {
     const std::string value = argv[i + 1];
-    const bool digits = !value.empty() && value.find_first_not_of("0123456789") == std::string::npos;
-    if (digits && std::strcmp(argv[i], "--threads") == 0) threads = value;
+    const bool digits = value.find_first_not_of("0123456789") == std::string::npos;
+    const bool some = value.find_first_not_of("0") != std::string::npos;
+    if (digits && some && std::strcmp(argv[i], "--threads") == 0) threads = value;
   }
   std::map<std::string, std::string> wanted = {
       {"OMP_NUM_THREADS", threads}, {"OPENBLAS_NUM_THREADS", threads}, {"OMP_WAIT_POLICY", "passive"}};
