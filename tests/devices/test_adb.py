@@ -131,7 +131,8 @@ def test_devices_lists_what_can_be_used_and_why_the_rest_cannot(plugged: Callabl
     ended = program("devices", "--json")
     assert ended.code == 0, ended.err
     rows = {row["spec"]: row for row in json.loads(ended.out)}
-    assert list(rows) == ["local", *sorted([f"adb:{good.serial}", f"adb:{bad.serial}"])]
+    assert {"local", f"adb:{good.serial}", f"adb:{bad.serial}"} <= set(rows)
+    assert next(iter(rows)) == "local"
     assert rows[f"adb:{good.serial}"]["info"]["model"] == "SM-G991B"
     assert rows[f"adb:{good.serial}"]["state"]["battery_percent"] == 83
     assert rows[f"adb:{bad.serial}"]["info"] is None
@@ -270,9 +271,10 @@ def test_a_name_on_the_device_never_decides_where_a_file_lands(device: Adb, phon
     assert [path.name for path in here.iterdir()] == ["result"]
 
 
-@pytest.mark.parametrize("name", ["nothing", "folder"])
+@pytest.mark.parametrize("name", ["nothing", "folder", "pipe"])
 def test_only_files_are_pulled(device: Adb, phone: Daemon, tmp_path: Path, name: str) -> None:
     (phone.folder / "folder").mkdir()
+    os.mkfifo(phone.folder / "pipe")
     with pytest.raises(DeviceError, match=f"has no file '{TEMPORARY}/{name}'"):
         device.pull(f"{TEMPORARY}/{name}", tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -525,7 +527,7 @@ def test_an_adb_that_fails_or_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(adb_module, "SERVER_S", 0.3)
     with pytest.raises(DeviceError, match=told):
         get_device("adb")
-    assert [spec for spec, _ in attached()] == ["local", "adb"]
+    assert isinstance(dict(attached())["adb"], DeviceError)
 
 
 def test_without_adb_this_machine_is_still_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -533,10 +535,9 @@ def test_without_adb_this_machine_is_still_listed(tmp_path: Path, monkeypatch: p
     with pytest.raises(MissingDependencyError, match="adb is not installed") as caught:
         get_device("adb:x")
     assert "sudo apt-get install adb" in caught.value.fix
-    (local, info), (spec, error) = attached()
-    assert (local, spec) == ("local", "adb")
-    assert isinstance(info, DeviceInfo)
-    assert isinstance(error, MissingDependencyError)
+    found = dict(attached())
+    assert isinstance(found["local"], DeviceInfo)
+    assert isinstance(found["adb"], MissingDependencyError)
 
 
 def test_adb_is_found_in_the_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
