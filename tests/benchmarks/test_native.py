@@ -222,6 +222,7 @@ def test_failures_are_one_line_and_leave_no_result(bundle: Bundle, case: Case, t
     ("spec", "code", "words"),
     [
         ("{}:float32:1,3,32,33", 1, "its shape and type need"),
+        ("{}:float32:1,3,32,31", 1, "its shape and type need"),
         ("{}:float33:1,3,32,32", 2, "float33"),
         ("{}:float32", 2, "FILE:DTYPE"),
         ("{}:float32:1,-3", 2, "whole number"),
