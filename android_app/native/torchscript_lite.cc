@@ -57,6 +57,7 @@ class TorchScriptLite final : public Engine {
 
   void load(const std::string& path, int threads) override {
     at::set_num_threads(threads);
+    at::globalContext().setUserEnabledMkldnn(false);  // Debian's libtorch has oneDNN, and no phone's has
     try {
       module_.emplace(torch::jit::_load_for_mobile(path, c10::Device(c10::kCPU)));
       module_->get_method("forward");
