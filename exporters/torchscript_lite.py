@@ -45,10 +45,12 @@ NOT_LOADED = "the file cannot be loaded"
 class TorchScriptLiteOptions(PrecisionOptions):
     """Which interpreter prepacks and proves, and the bytecode version to write (None is its own).
 
-    The interpreter is of this machine, not of the artifact: the manifest leaves it out.
+    The interpreter is of this machine, not of the artifact: the manifest leaves it out. Without ``prepack`` the
+    products are left to the BLAS of the machine, which on a server can be faster than XNNPACK, and on a phone is not.
     """
 
     precision: Literal["fp32", "int8"] = "fp32"
+    prepack: bool = True
     mobile_python: str | None = Field(default=None, exclude=True)
     bytecode_version: int | None = Field(default=None, ge=4, le=8)
 
@@ -75,6 +77,9 @@ class TorchScriptLite(Exporter):
             return policy
         return policy.toggled("elementwise_in_place")  # what is stored in int8 is read more than once
 
+    def alternatives(self, options: TorchScriptLiteOptions) -> dict[str, list[Any]]:
+        return {"prepack": [not options.prepack]}
+
     def lower(self, graph: Graph, options: TorchScriptLiteOptions) -> Lowered:
         return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
 
@@ -85,12 +90,13 @@ class TorchScriptLite(Exporter):
             traced = Path(scratch, "traced.pt")
             with stages.stage("trace and freeze"):
                 trace(graph, traced)
-            with stages.stage("prepack" if interpreter.xnnpack else "save"):
+            prepack = interpreter.xnnpack and options.prepack
+            with stages.stage("prepack" if prepack else "save"):
                 job = {
                     "do": "save",
                     "source": str(traced),
                     "target": str(folder / FILE),
-                    "prepack": interpreter.xnnpack,
+                    "prepack": prepack,
                     "bytecode_version": options.bytecode_version,
                 }
                 result = _work(interpreter, job, "write the .ptl", Outcome.LOWER_FAILED)
@@ -100,7 +106,7 @@ class TorchScriptLite(Exporter):
             operators=result["calls"],
             toolchain={"torch": torch.__version__, "mobile torch": result["torch"]},
             details={
-                "prepacked": interpreter.xnnpack,
+                "prepacked": prepack,
                 "bytecode_version": result["bytecode_version"],
                 "operator_list": result["operators"],
                 "interpreter": interpreter.description,

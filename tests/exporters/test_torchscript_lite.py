@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from deploy_kit import export, fuse
 from deploy_kit.artifact import Artifact
 from deploy_kit.errors import ExportError, UserError
+from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.mobile import interpreter
 from deploy_kit.exporters.mobile.interpreter import Interpreter, find_interpreter
 from deploy_kit.exporters.torchscript_lite import TorchScriptLite
@@ -57,6 +58,21 @@ def test_it_is_prepacked_and_proven_on_the_mobile_interpreter(tiny_lite: Artifac
     assert manifest.proof.noise_ratio is not None
     assert manifest.proof.noise_ratio < 10
     assert manifest.notes == []
+
+
+@pytest.mark.usefixtures("mobile")
+def test_products_can_be_left_to_the_blas_of_the_machine(tmp_path: Path) -> None:
+    manifest = export_to(tmp_path, load_tiny(), "torchscript-lite", prepack=False).manifest
+    assert manifest.details["prepacked"] is False
+    assert manifest.proof.passed
+    assert not any(name.startswith("prepacked::") for name in manifest.details["operator_list"])
+    assert manifest.notes == []
+
+
+def test_a_search_tries_both() -> None:
+    exporter = get_exporter("torchscript-lite")
+    assert exporter.alternatives(exporter.options_type()) == {"prepack": [False]}
+    assert exporter.alternatives(exporter.options_type(prepack=False)) == {"prepack": [True]}
 
 
 def test_the_operators_are_those_of_the_file(tiny_lite: Artifact, mobile: Interpreter) -> None:
