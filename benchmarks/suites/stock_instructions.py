@@ -2,8 +2,8 @@
 
     python -m deploy_kit.benchmarks.suites.stock_instructions --models edgevit_xxs levit_128s
 
-The files are those of the suite `stock`. A count is of one thread on an emulated Cortex-A76: the same from run to run,
-with oneDNN on no side, and a cost, not a time.
+The files are those of the suite `stock`. A count is of the sixth inference of a process, of one thread on an emulated
+Cortex-A76: the same from run to run, without oneDNN, which no phone has, and a cost, not a time.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ class Cell:
     target: str
     instructions: dict[str, int]
     fewer: dict[str, float]
-    repeated: bool
-    """Whether all inferences of each file had the same count."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +66,9 @@ def count(model: str, target: str, folder: Path) -> Cell:
     files = dict(STOCK[target](official, inputs, folder).files)
     files[OURS] = export(loaded, target, out=folder).main_file
     bundle = build_runner(target, "aarch64")
-    found = {name: count_instructions(bundle, file, inputs, iterations=2).counts for name, file in files.items()}
-    counts = {name: counts[-1] for name, counts in found.items()}
+    counts = {name: count_instructions(bundle, file, inputs).counts[-1] for name, file in files.items()}
     fewer = {name: counts[name] / counts[OURS] for name in counts if name != OURS}
-    return Cell(model, target, counts, fewer, all(len(set(each)) == 1 for each in found.values()))
+    return Cell(model, target, counts, fewer)
 
 
 def report(target: str, cells: Sequence[Cell]) -> None:
@@ -83,14 +80,13 @@ def report(target: str, cells: Sequence[Cell]) -> None:
             cell.model,
             *(f"{cell.instructions[name] / 1e6:,.1f}" for name in names),
             *(f"{cell.fewer[name]:.2f}" for name in others),
-            "yes" if cell.repeated else "no",
         ]
         for cell in cells
     ]
     means = [f"{statistics.geometric_mean(cell.fewer[name] for cell in cells):.2f}" for name in others]
-    rows.append(["geometric mean", *("" for _ in names), *means, ""])
+    rows.append(["geometric mean", *("" for _ in names), *means])
     columns = [*(f"{name}, millions" for name in names), *(f"fewer than {name}" for name in others)]
-    print_table(f"{target}: ARM instructions of one inference", ["model", *columns, "same each time"], rows)
+    print_table(f"{target}: ARM instructions of one inference", ["model", *columns], rows)
     print_line("counted under an emulator, at one thread: a cost, not a time")
 
 

@@ -180,13 +180,12 @@ def _report_counts(counted: list[Counted], *, json: bool, out: Path | None) -> N
         return
     print_table(
         f"ARM instructions of one inference, {COUNTED}, one thread: a cost, not a time",
-        ["model", "target", "instructions", "same each time", "size"],
+        ["model", "target", "instructions", "size"],
         [
             (
                 each.artifact.model,
                 each.artifact.target,
                 f"{each.counts[-1]:,}",
-                "yes" if len(set(each.counts)) == 1 else "no",
                 format_bytes(each.artifact.bytes),
             )
             for each in counted
