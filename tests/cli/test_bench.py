@@ -42,6 +42,8 @@ def test_json_is_what_is_kept(tiny_onnx: Artifact) -> None:
         (["--out", "measured.txt"], "'measured.txt' is no .json file", 2),
         (["--out", "no/such/measured.json"], "there is no folder 'no/such'", 2),
         (["--runner", "no/such/runner"], "there is no program 'no/such/runner'", 2),
+        (["--metric", "fuel"], "there is no metric called 'fuel'", 2),
+        (["--metric", "instructions"], "instructions are counted on an emulated processor, not on local", 2),
         (["--runner", "/bin/false"], "the runner (false) failed on local", 1),
         (["--runner", "/bin/true"], "result.json", 2),
     ],
