@@ -21,7 +21,7 @@ def gelu_on_tokens(graph: Graph) -> list[tuple[fx.Node, str]]:
         if not is_call(x, *CONVOLUTIONS) or rank(x) != 4:
             continue
         tokens = graph.call(aten.permute.default, x, TO_TOKENS, before=gelu)
-        activated = graph.call(aten.gelu.default, tokens, *gelu.args[1:], before=gelu, like=gelu, **gelu.kwargs)
+        activated = graph.call(aten.gelu.default, tokens, before=gelu, like=gelu, **gelu.kwargs)
         graph.replace(gelu, graph.call(aten.permute.default, activated, TO_IMAGE, before=gelu))
         changes.append((activated, "on tokens"))
     return changes

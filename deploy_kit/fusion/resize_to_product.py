@@ -40,5 +40,5 @@ def _matrix(resize: fx.Node, height: int, width: int) -> Tensor:
     """What the operator makes of each pixel, in float64: [height * width, pixels of the output]."""
     basis = torch.eye(height * width, dtype=torch.float64).reshape(-1, 1, height, width)
     assert callable(resize.target)
-    out: Tensor = resize.target(basis, *resize.args[1:], **resize.kwargs)
+    out: Tensor = resize.target(basis, *resize.args[1:])
     return out.flatten(1)
