@@ -200,7 +200,7 @@ def read_result(file: Path, runner: str) -> RunnerResult:
         where = ".".join(map(str, first["loc"])) or "the document"
         raise DeviceError(
             f"the runner ({runner}) wrote a damaged result: {where}: {first['msg']}",
-            fix="if it is a runner of your own, see docs for its document; otherwise measure again",
+            fix="measure again; a runner of your own has to write what RunnerResult in benchmarks/measurement.py says",
         ) from None
 
 
