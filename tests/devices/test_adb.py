@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from deploy_kit.artifact import Artifact
 from deploy_kit.devices import adb as adb_module
 from deploy_kit.devices.adb import Adb, find_adb
 from deploy_kit.devices.base import DeviceError, DeviceInfo
 from deploy_kit.devices.registry import attached, get_device
 from deploy_kit.errors import MissingDependencyError, UserError
+from tests.benchmarks.support import runner_document
 from tests.cli.support import ROOT, program
 from tests.devices.adbd import TEMPORARY, Daemon, device_program
 from tests.test_worker import is_running
@@ -555,3 +557,67 @@ def path_without_adb(folder: Path) -> str:
         assert found
         (folder / name).symlink_to(found)
     return str(folder)
+
+
+# A measurement over it
+
+DOCUMENT = runner_document([10_000_000 + 1000 * (index * 7 % 13) for index in range(50)], warmup_ns=[11_000_000] * 10)
+
+
+def runner(folder: Path, body: str) -> Path:
+    """A runner that is a shell script; its last option names the ``$result``."""
+    return written(folder / "runner", f'#!/bin/sh\nfor word; do result="$word"; done\n{body}\n'.encode(), 0o755)
+
+
+def writing(folder: Path, document: str) -> Path:
+    return runner(folder, f"cat > \"$result\" <<'END'\n{document}\nEND")
+
+
+def test_an_artifact_is_measured_and_the_device_left_clean(phone: Daemon, tmp_path: Path, tiny_onnx: Artifact) -> None:
+    options = ["--device", f"adb:{phone.serial}", "--runner", writing(tmp_path, json.dumps(DOCUMENT)), "--json"]
+    ended = program("bench", tiny_onnx.folder, *options, "--cool-seconds", "0")
+    (found,) = ended.json
+    assert found["device"]["model"] == "SM-G991B"
+    assert found["rounds"][0]["result"]["samples_ns"] == DOCUMENT["samples_ns"]
+    assert "throttled: the thermal status was light" in found["reasons"]
+    assert "charging: the device was on external power" in found["reasons"]
+    assert (ended.code, found["valid"]) == (1, False)
+    assert list(phone.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("exit 3", "the runner (runner) failed on adb:127.0.0.1"),
+        ("kill -9 $$", "the runner (runner) failed on adb:127.0.0.1"),
+        ('echo rubbish > "$result"', "wrote a damaged result"),
+        ("true", "result.json"),
+    ],
+)
+def test_a_runner_that_misbehaves(phone: Daemon, tmp_path: Path, tiny_onnx: Artifact, body: str, told: str) -> None:
+    options = ["--device", f"adb:{phone.serial}", "--runner", runner(tmp_path, body), "--cool-seconds", "0"]
+    ended = program("bench", tiny_onnx.folder, *options)
+    assert ended.code in (1, 2)
+    assert told in ended.err
+    assert "Traceback" not in ended.err
+    assert list(phone.folder.iterdir()) == []
+
+
+def test_a_full_device_is_told(phone: Daemon, tmp_path: Path, tiny_onnx: Artifact) -> None:
+    phone.faults.push_error = "No space left on device"
+    options = ["--device", f"adb:{phone.serial}", "--runner", writing(tmp_path, "{}"), "--cool-seconds", "0"]
+    ended = program("bench", tiny_onnx.folder, *options)
+    assert ended.code == 1
+    assert "full" in ended.err or "No space left" in ended.err
+    assert "Traceback" not in ended.err
+    assert list(phone.folder.iterdir()) == []
+
+
+def test_unplugged_while_it_measures(phone: Daemon, tmp_path: Path, tiny_onnx: Artifact) -> None:
+    phone.faults.drop_run = "measuring"
+    options = ["--device", f"adb:{phone.serial}", "--runner", runner(tmp_path, "echo measuring; sleep 60")]
+    out = tmp_path / "measured.json"
+    ended = program("bench", tiny_onnx.folder, *options, "--cool-seconds", "0", "--out", out)
+    assert ended.code == 1
+    assert f"adb:{phone.serial} is offline" in ended.err
+    assert not out.exists()
