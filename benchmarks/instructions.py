@@ -19,22 +19,10 @@ from pathlib import Path
 from torch import Tensor
 
 from deploy_kit.benchmarks.native import Bundle, build_folder, call, sources_folder
+from deploy_kit.devices.qemu import CPU, CPUINFO, QEMU, write_root
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
 
-QEMU = "qemu-aarch64"
 INSTALL = "sudo apt-get install qemu-user gcc"
-CPU = "cortex-a76"
-CPUINFO = """\
-processor\t: 0
-BogoMIPS\t: 48.00
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x4
-CPU part\t: 0xd0b
-CPU revision\t: 1
-
-"""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 WARMUP = 3
 """Inferences that are not counted; a runtime lays out its memory in the first ones."""
@@ -71,7 +59,7 @@ def count_instructions(
         (folder / "runner").symlink_to(bundle.folder.resolve())
         (folder / "model").symlink_to(model.resolve())
         shutil.copyfile(plugin, folder / "count.so")
-        _write_root(folder / "root")
+        write_root(folder / "root")
         options = ["--model", "model", *_write_inputs(folder, inputs)]
         options += ["--threads", "1", "--warmup", str(WARMUP), "--iterations", str(iterations), "--mark"]
         emulator = [qemu, "-cpu", CPU, "-L", "root", "-plugin", f"{folder}/count.so,out=counts"]
@@ -122,17 +110,6 @@ def _write_inputs(folder: Path, inputs: Sequence[Tensor]) -> list[str]:
         shape = ",".join(map(str, tensor.shape))
         options += ["--input", f"input{i}:{str(tensor.dtype).removeprefix('torch.')}:{shape}"]
     return options
-
-
-def _write_root(root: Path) -> None:
-    """The files of the system that the runtimes read, as a machine of one core has them."""
-    cpu = root / "sys/devices/system/cpu"
-    cpu.mkdir(parents=True)
-    for name in ("online", "possible", "present"):
-        (cpu / name).write_text("0\n")
-    (cpu / "kernel_max").write_text("0\n")
-    (root / "proc").mkdir()
-    (root / "proc" / "cpuinfo").write_text(CPUINFO)
 
 
 def _plugin() -> Path:
