@@ -169,7 +169,12 @@ def test_inputs_are_the_same_every_time() -> None:
     assert all((a == b).all() for a, b in zip(first, second))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+SLOW = ("executorch",)
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in TARGETS]
+)
 def test_the_runners_of_this_machine(tmp_path: Path, target: str) -> None:
     """Each times its target's file and returns what the target's own runtime computes."""
     exporter = get_exporter(target)

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.cli import bench as command
-from tests.cli.support import program
+from tests.cli.support import Ended, program
 
 
-def test_bench_prints_and_keeps_one_measurement_an_artifact(tiny_onnx: Artifact, tmp_path: Path) -> None:
+def test_bench_prints_and_keeps_one_measurement_an_artifact(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, tmp_path: Path
+) -> None:
     out = tmp_path / "measured.json"
-    ended = program("bench", tiny_onnx.folder, tiny_onnx.folder, "--iterations", "20", "--warmup", "3", "--out", out)
+    ended = deploykit("bench", tiny_onnx.folder, tiny_onnx.folder, "--iterations", "20", "--warmup", "3", "--out", out)
     assert ended.code in (0, 1), ended.err
     assert ended.out.count(" onnx ") == 2
     found = json.loads(out.read_text())
@@ -25,8 +28,8 @@ def test_bench_prints_and_keeps_one_measurement_an_artifact(tiny_onnx: Artifact,
     assert found[0]["command"].startswith("deploykit bench")
 
 
-def test_json_is_what_is_kept(tiny_onnx: Artifact) -> None:
-    ended = program("bench", tiny_onnx.folder, "--iterations", "5", "--rounds", "2", "--json")
+def test_json_is_what_is_kept(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
+    ended = deploykit("bench", tiny_onnx.folder, "--iterations", "5", "--rounds", "2", "--json")
     (found,) = ended.json
     assert len(found["rounds"]) == 2
     assert found["summary"]["p99_ms"] is None
@@ -48,8 +51,10 @@ def test_json_is_what_is_kept(tiny_onnx: Artifact) -> None:
         (["--runner", "/bin/true"], "result.json", 2),
     ],
 )
-def test_what_cannot_be_measured(tiny_onnx: Artifact, words: list[str], message: str, code: int) -> None:
-    ended = program("bench", tiny_onnx.folder, *words)
+def test_what_cannot_be_measured(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, words: list[str], message: str, code: int
+) -> None:
+    ended = deploykit("bench", tiny_onnx.folder, *words)
     assert ended.code == code, ended.err
     assert message in ended.err
     assert "Traceback" not in ended.err
@@ -74,9 +79,9 @@ def test_where_there_is_nothing_the_papers_suite_is_exported(tmp_path: Path) -> 
     assert len(list(tmp_path.glob("artifacts/*/torchscript-lite/manifest.json"))) == 3
 
 
-def test_compare_says_what_the_pairs_show(tiny_onnx: Artifact) -> None:
+def test_compare_says_what_the_pairs_show(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
     few = ["--pairs", "8", "--iterations", "5", "--warmup", "1"]
-    ended = program("compare", tiny_onnx.folder, tiny_onnx.folder, *few, "--json")
+    ended = deploykit("compare", tiny_onnx.folder, tiny_onnx.folder, *few, "--json")
     found = ended.json
     assert len(found["pairs"]) == 8
     assert found["a_first"] == [True, False] * 4
@@ -84,7 +89,7 @@ def test_compare_says_what_the_pairs_show(tiny_onnx: Artifact) -> None:
     assert found["verdict"] in ("faster", "slower", "no difference shown")
 
 
-def test_compare_refuses_pairs_that_can_show_nothing(tiny_onnx: Artifact) -> None:
-    ended = program("compare", tiny_onnx.folder, tiny_onnx.folder, "--pairs", "7")
+def test_compare_refuses_pairs_that_can_show_nothing(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
+    ended = deploykit("compare", tiny_onnx.folder, tiny_onnx.folder, "--pairs", "7")
     assert ended.code == 2
     assert "take 8 or more" in ended.err
