@@ -97,11 +97,11 @@ def command(
     chosen = get_device(device)
     with show_stages() as stages:
         opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, stages)
-        if metric == "instructions":
-            counted = [_count(artifact, stages) for artifact in opened]
-            _report_counts(counted, json=json, out=out)
-            return
-        measured = [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
+        counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
+        measured = [] if counted else [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
+    if counted:
+        _report_counts(counted, json=json, out=out)
+        return
     documents = [each.model_dump(mode="json", by_alias=True) for each in measured]
     if out is not None:
         _write(out, documents)

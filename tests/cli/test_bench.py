@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from deploy_kit.artifact import Artifact
+from deploy_kit.benchmarks.harness import record_of
 from deploy_kit.cli import bench as command
+from deploy_kit.devices.local import Local
+from deploy_kit.stages import Stages
 from tests.cli.support import Ended, program
 
 
@@ -77,6 +80,22 @@ def test_where_there_is_nothing_the_papers_suite_is_exported(tmp_path: Path) -> 
     ended = program("bench", "--iterations", "3", "--json", cwd=tmp_path)
     assert [each["artifact"]["model"] for each in ended.json] == list(command.PAPERS)
     assert len(list(tmp_path.glob("artifacts/*/torchscript-lite/manifest.json"))) == 3
+
+
+def test_counts_are_the_result_and_stages_are_not(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(artifact: Artifact, stages: Stages) -> command.Counted:
+        with stages.stage("count"):
+            return command.Counted(record_of(artifact), [3, 4], {"cpu": "a test's"})
+
+    monkeypatch.setattr(command, "_count", count)
+    monkeypatch.setattr("deploy_kit.devices.registry.get_device", lambda spec: Local())
+    words = ["bench", tiny_onnx.folder, "--device", "qemu:aarch64", "--metric", "instructions"]
+    ended = deploykit(*words, "--json")
+    assert [each["counts"] for each in ended.json] == [[3, 4]]
+    assert "count" in ended.err
+    assert "4" in deploykit(*words).out
 
 
 def test_compare_says_what_the_pairs_show(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
