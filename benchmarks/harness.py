@@ -19,7 +19,7 @@ from torch import Tensor
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement, Output, Round, RunnerResult
 from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
-from deploy_kit.benchmarks.runners.base import Runner
+from deploy_kit.benchmarks.runners.base import Runner, write_input
 from deploy_kit.benchmarks.summary import summarise
 from deploy_kit.benchmarks.validity import reasons
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
@@ -122,10 +122,9 @@ def _bring_inputs(inputs: Sequence[Tensor], device: Device, folder: str, scratch
     words = []
     for index, tensor in enumerate(inputs):
         source = scratch / f"input{index}.bin"
-        source.write_bytes(tensor.contiguous().numpy().tobytes())
-        device.push(source, f"{folder}/{source.name}")
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        words.append(f"{folder}/{source.name}:{dtype}:{','.join(map(str, tensor.shape))}")
+        place = f"{folder}/{source.name}"
+        words.append(write_input(tensor, source, place))
+        device.push(source, place)
     return words
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from deploy_kit.benchmarks.native import Bundle, build_folder, call, sources_folder
+from deploy_kit.benchmarks.runners.base import write_input
 from deploy_kit.devices.qemu import CPU, CPUINFO, QEMU, write_root
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
 
@@ -60,7 +61,9 @@ def count_instructions(
         (folder / "model").symlink_to(model.resolve())
         shutil.copyfile(plugin, folder / "count.so")
         write_root(folder / "root")
-        options = ["--model", "model", *_write_inputs(folder, inputs)]
+        options = ["--model", "model"]
+        for name, tensor in ((f"input{index}", each) for index, each in enumerate(inputs)):
+            options += ["--input", write_input(tensor, folder / name, name)]
         options += ["--threads", "1", "--warmup", str(WARMUP), "--iterations", str(iterations), "--mark"]
         emulator = [qemu, "-cpu", CPU, "-L", "root", "-plugin", f"{folder}/count.so,out=counts"]
         command = [*emulator, *bundle.command("runner"), *options, "--result", "result.json"]
@@ -101,15 +104,6 @@ def _pins(qemu: str) -> dict[str, str]:
         "threads": "1",
         **ENVIRONMENT,
     }
-
-
-def _write_inputs(folder: Path, inputs: Sequence[Tensor]) -> list[str]:
-    options = []
-    for i, tensor in enumerate(inputs):
-        (folder / f"input{i}").write_bytes(tensor.detach().contiguous().numpy().tobytes())
-        shape = ",".join(map(str, tensor.shape))
-        options += ["--input", f"input{i}:{str(tensor.dtype).removeprefix('torch.')}:{shape}"]
-    return options
 
 
 def _plugin() -> Path:

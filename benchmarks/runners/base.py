@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -24,3 +26,9 @@ class Runner:
         """How it is started when its files are in ``folder`` on the device."""
         program = [f"{folder}/{self.files[0].name}"] if self.files else []
         return [*program, *self.command]
+
+
+def write_input(tensor: Tensor, file: Path, place: str) -> str:
+    """Write an input as a runner reads it into ``file``; the word after ``--input`` where that is at ``place``."""
+    file.write_bytes(tensor.detach().contiguous().numpy().tobytes())
+    return f"{place}:{str(tensor.dtype).removeprefix('torch.')}:{','.join(map(str, tensor.shape))}"

@@ -16,6 +16,7 @@ import platform
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import Any, Callable, Sequence  # noqa: UP035  # Python 3.8 has no subscripts in collections.abc
 
 Outputs = Sequence[Any]
@@ -32,21 +33,23 @@ class RunnerError(Exception):
     """What the user must know, in one line."""
 
 
-class Engine:
+class Engine(ABC):
     """A runtime: how it starts, loads a file, and runs it."""
 
     def __init__(self, threads: int):
         self.threads = threads
 
+    @abstractmethod
     def start(self) -> str:
         """Import the package, which is no part of loading a file; returns the runtime's name and version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, path: str) -> None:
-        raise NotImplementedError
+        """Load a file."""
 
+    @abstractmethod
     def prepare(self, inputs: list[tuple[bytes, str, list[int]]]) -> Run:
-        raise NotImplementedError
+        """What runs the loaded file once on these inputs: bytes, dtype and shape of each."""
 
 
 class TorchEngine(Engine):
@@ -159,7 +162,12 @@ class OpenVINO(Engine):
         return run
 
 
-ENGINES = {"torchscript-lite": TorchScriptLite, "executorch": Executorch, "onnx": Onnx, "openvino": OpenVINO}
+ENGINES: dict[str, Callable[[int], Engine]] = {
+    "torchscript-lite": TorchScriptLite,
+    "executorch": Executorch,
+    "onnx": Onnx,
+    "openvino": OpenVINO,
+}
 
 
 def _flat(value: Any) -> list[Any]:

@@ -214,13 +214,10 @@ def _check_out(out: Path) -> None:
 def _write(out: Path, measured: list[dict[str, Any]]) -> None:
     """Write measurements as one JSON list; the file is whole or as it was."""
     import json
-    import os
-    import tempfile
 
-    text = json.dumps(measured, indent=1)
-    with tempfile.NamedTemporaryFile("w", dir=out.parent, prefix=f".{out.name}-", delete=False) as file:
-        file.write(text + "\n")
-    os.replace(file.name, out)
+    from deploy_kit.benchmarks.markdown import replace
+
+    replace(out, json.dumps(measured, indent=1) + "\n")
 
 
 def _report(measured: list[Measurement]) -> None:

@@ -41,10 +41,10 @@ class Phone(Device):
         return self.root / path.lstrip("/")
 
     def info(self) -> DeviceInfo:
-        raise NotImplementedError
+        raise NotImplementedError("the app is started without it")
 
     def state(self) -> DeviceState:
-        raise NotImplementedError
+        raise NotImplementedError("the app is started without it")
 
     def run(self, command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None) -> Completed:
         words = list(command)
