@@ -9,31 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement, Output, Round, RunnerResult
 from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
-from deploy_kit.benchmarks.runners.base import Runner, write_input
+from deploy_kit.benchmarks.runners.base import Job, Runner, write_input
 from deploy_kit.benchmarks.summary import summarise
 from deploy_kit.benchmarks.validity import reasons
-from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
+from deploy_kit.devices.base import Device, DeviceError, DeviceInfo, DeviceState
 from deploy_kit.errors import UserError
 from deploy_kit.manifest import TensorRecord
 
-LIMIT = 1800.0
-"""Seconds that a round may take."""
-
 POLL = 5.0
 """Seconds between two looks at the temperature of a device that cools down."""
-
-LARGEST_RESULT = 64 << 20
-"""Bytes of a result that is read at all."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,16 @@ def placed(
                 )
             device.push(artifact.folder / record.path, f"{folder}/{record.path}")
         inputs = _bring_inputs(example_inputs(artifact.manifest.inputs), device, folder, Path(scratch))
-        yield Placed(artifact, device, info, runner, protocol, cores, folder, inputs, Path(scratch))
+        job = Job(
+            folder=folder,
+            model=f"{folder}/{artifact.manifest.main_file}",
+            inputs=tuple(inputs),
+            threads=protocol.threads,
+            warmup=protocol.warmup,
+            iterations=protocol.iterations,
+            cores=cores,
+        )
+        yield Placed(artifact, device, info, runner, protocol, job, Path(scratch))
 
 
 def example_inputs(records: Sequence[TensorRecord]) -> tuple[Tensor, ...]:
@@ -130,48 +132,22 @@ def _bring_inputs(inputs: Sequence[Tensor], device: Device, folder: str, scratch
 
 @dataclass(frozen=True)
 class Placed:
-    """A runner and an artifact that are in ``folder`` on a device; ``inputs`` are the runner's words for them."""
+    """A runner and an artifact that are on a device; ``scratch`` is a folder here."""
 
     artifact: Artifact
     device: Device
     info: DeviceInfo
     runner: Runner
     protocol: Protocol
-    cores: tuple[int, ...] | None
-    folder: str
-    inputs: list[str]
+    job: Job
     scratch: Path
 
     def round(self) -> Round:
         """One run of the runner, between two looks at the device."""
         before = self.device.state()
-        result = self._run()
+        result = self.runner.run(self.device, self.job, self.scratch)
+        _check(result, self.artifact, self.protocol)
         return Round(before=before, after=self.device.state(), result=result)
-
-    def _run(self) -> RunnerResult:
-        """Run the runner and read its document."""
-        protocol, result = self.protocol, f"{self.folder}/result.json"
-        command = [
-            *self.runner.words(self.folder),
-            *("--model", f"{self.folder}/{self.artifact.manifest.main_file}"),
-            *(word for given in self.inputs for word in ("--input", given)),
-            *("--threads", str(protocol.threads), "--warmup", str(protocol.warmup)),
-            *("--iterations", str(protocol.iterations)),
-            *(() if self.cores is None else ("--cores", ",".join(map(str, self.cores)))),
-            *("--outputs", self.folder, "--result", result),
-        ]
-        ended = self.device.run(command, timeout=LIMIT, environment=self.runner.environment)
-        if ended.returncode != 0:
-            raise DeviceError(
-                f"the runner ({self.runner.name}) failed on {self.info.spec}: {last_words(ended)}",
-                fix="see that the artifact is one for this runtime and its version, and try again",
-            )
-        local = self.scratch / "result.json"
-        local.unlink(missing_ok=True)
-        self.device.pull(result, local)
-        found = read_result(local, self.runner.name)
-        _check(found, self.artifact, protocol)
-        return found
 
     def outputs(self, records: Sequence[Output]) -> list[np.ndarray]:
         """The outputs of the last inference; none where the runner kept none."""
@@ -179,35 +155,12 @@ class Placed:
         for record in records:
             if record.file is None:
                 return []
-            local = self.scratch / record.file
-            self.device.pull(f"{self.folder}/{PurePosixPath(record.file).name}", local)
+            data = (self.scratch / record.file).read_bytes()
             try:
-                arrays.append(np.frombuffer(local.read_bytes(), dtype=record.dtype).reshape(record.shape))
+                arrays.append(np.frombuffer(data, dtype=record.dtype).reshape(record.shape))
             except (TypeError, ValueError) as error:
                 raise DeviceError(f"the runner's output {record.file} is not what it says it is: {error}") from None
         return arrays
-
-
-def read_result(file: Path, runner: str) -> RunnerResult:
-    """A runner's document; `DeviceError` where it is damaged, or says what cannot be."""
-    if file.stat().st_size > LARGEST_RESULT:
-        raise DeviceError(f"the runner ({runner}) wrote a result of {file.stat().st_size} bytes, which is none")
-    try:
-        return RunnerResult.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise DeviceError(
-            f"the runner ({runner}) wrote a damaged result: {where}: {first['msg']}",
-            fix="measure again; a runner of your own has to write what RunnerResult in benchmarks/measurement.py says",
-        ) from None
-
-
-def last_words(ended: Completed) -> str:
-    """What a program said last, or how it ended."""
-    lines = [line for line in (ended.stderr.strip() or ended.stdout.strip()).splitlines() if line.strip()]
-    said = lines[-1].removeprefix("error: ")[:500] if lines else "it said nothing"
-    return said if ended.returncode == 1 and lines else f"exit code {ended.returncode}: {said}"
 
 
 def _check(result: RunnerResult, artifact: Artifact, protocol: Protocol) -> None:

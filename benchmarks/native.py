@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy_kit.benchmarks.runners.base import Runner
+from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.errors import DeployKitError, MissingDependencyError, unknown_name
 
 RUNNER = "runner"
@@ -138,14 +138,14 @@ def build_runner(engine: str, abi: str) -> Bundle:
     return Bundle(engine, abi, build_folder(f"{engine}-{abi}-{key}", fill))
 
 
-def native_runner(engine: str, abi: str) -> Runner:
+def native_runner(engine: str, abi: str) -> Program:
     """`build_runner` as the harness takes it; raises the same."""
     bundle = build_runner(engine, abi)
     return _NativeRunner(f"native-{engine}", files=tuple(bundle.files), bundle=bundle)
 
 
 @dataclass(frozen=True)
-class _NativeRunner(Runner):
+class _NativeRunner(Program):
     bundle: Bundle | None = None
 
     def words(self, folder: str) -> list[str]:

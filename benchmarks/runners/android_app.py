@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy_kit.benchmarks.measurement import RunnerResult
+from deploy_kit.benchmarks.runners.base import LIMIT, Job, Runner, fetch_result
 from deploy_kit.devices.base import Device, DeviceError
 from deploy_kit.errors import UserError
 
@@ -37,23 +38,6 @@ LOOK = (
 )
 
 
-@dataclass(frozen=True)
-class AppRun:
-    """What the app is asked for.
-
-    ``model`` and ``inputs`` (``FILE:DTYPE:1,3,224,224``) are files on the device. ``sustained`` asks the phone for
-    clocks that it can hold, where it knows such a mode; the result's ``runner`` says whether it did.
-    """
-
-    engine: str
-    model: str
-    inputs: tuple[str, ...]
-    threads: int = 1
-    warmup: int = 10
-    iterations: int = 50
-    sustained: bool = True
-
-
 def app_of(engine: str) -> str:
     """The package of the app that has an engine; `UserError` where there is none."""
     if engine not in FLAVORS:
@@ -61,41 +45,43 @@ def app_of(engine: str) -> str:
     return f"{PACKAGE}.{FLAVORS[engine]}"
 
 
-def start(
-    device: Device,
-    wanted: AppRun,
-    folder: str,
-    into: Path,
-    *,
-    timeout: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> RunnerResult:
-    """Let the app run an artifact, and wait for its result.
+@dataclass(frozen=True)
+class AndroidApp(Runner):
+    """The app of an engine: it reads the job's folder, and its files of a run are removed however that ends.
 
-    Args:
-        folder: the folder on the device with the model and the inputs; the app is let read it.
-        into: the folder here that ``result.json`` and the outputs of the last inference are put in.
-        timeout: seconds that the whole run may take.
-
-    Raises:
-        DeviceError: the app is not installed, fails, crashes, hangs, or writes a damaged document; or the device
-            fails. The app is stopped and its files of this run are removed, however it ends.
-        UserError: there is no app for the engine.
+    ``sustained`` asks the phone for clocks that it can hold, where it knows such a mode; the result's ``runner`` says
+    whether it did. ``timeout`` are seconds that a run may take.
     """
-    package = app_of(wanted.engine)
-    _check_installed(device, package, wanted.engine)
-    _must(device, ["chmod", "-R", "a+rX", folder], "the app cannot be let read its files")
-    name = secrets.token_hex(8)
-    run = f"{RUNS.format(package=package)}/{name}"
-    try:
-        _launch(device, package, name, wanted)
-        _wait(device, package, run, timeout, sleep, clock)
-        return _fetch(device, package, run, into)
-    finally:
-        with suppress(DeviceError):
-            device.run(["am", "force-stop", package], timeout=PATIENCE)
-            device.run(["rm", "-rf", run], timeout=PATIENCE)
+
+    engine: str
+    sustained: bool = True
+    timeout: float = LIMIT
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    name: str = "the Android app"
+    files: tuple[Path, ...] = ()
+
+    @property
+    def package(self) -> str:
+        """The app's name on the phone; `UserError` where there is no app for the engine."""
+        return app_of(self.engine)
+
+    def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
+        if job.cores is not None:
+            raise UserError("an Android app cannot choose its cores", fix="leave out --cores, or use the native runner")
+        package = self.package
+        _check_installed(device, package, self.engine)
+        _must(device, ["chmod", "-R", "a+rX", job.folder], "the app cannot be let read its files")
+        name = secrets.token_hex(8)
+        run = f"{RUNS.format(package=package)}/{name}"
+        try:
+            _launch(device, package, name, job, sustained=self.sustained)
+            _wait(device, package, run, self.timeout, self.sleep, self.clock)
+            return fetch_result(device, run, into, package)
+        finally:
+            with suppress(DeviceError):
+                device.run(["am", "force-stop", package], timeout=PATIENCE)
+                device.run(["rm", "-rf", run], timeout=PATIENCE)
 
 
 def _check_installed(device: Device, package: str, engine: str) -> None:
@@ -111,14 +97,14 @@ def _check_installed(device: Device, package: str, engine: str) -> None:
     )
 
 
-def _launch(device: Device, package: str, name: str, wanted: AppRun) -> None:
+def _launch(device: Device, package: str, name: str, job: Job, *, sustained: bool) -> None:
     words = [
         *("am", "start", "-S", "-n", f"{package}/{ACTIVITY}"),
-        *("--es", "run", name, "--es", "model", wanted.model),
-        *(("--es", "inputs", ";".join(wanted.inputs)) if wanted.inputs else ()),
-        *("--ei", "threads", str(wanted.threads), "--ei", "warmup", str(wanted.warmup)),
-        *("--ei", "iterations", str(wanted.iterations)),
-        *("--ez", "outputs", "true", "--ez", "sustained", str(wanted.sustained).lower()),
+        *("--es", "run", name, "--es", "model", job.model),
+        *(("--es", "inputs", ";".join(job.inputs)) if job.inputs else ()),
+        *("--ei", "threads", str(job.threads), "--ei", "warmup", str(job.warmup)),
+        *("--ei", "iterations", str(job.iterations)),
+        *("--ez", "outputs", "true", "--ez", "sustained", str(sustained).lower()),
     ]
     started = device.run(words, timeout=PATIENCE)
     said = [line.strip() for line in f"{started.stdout}\n{started.stderr}".splitlines() if line.strip()]
@@ -172,19 +158,6 @@ def _look(device: Device, package: str, run: str) -> list[str]:
 def _error(device: Device, run: str) -> str:
     said = device.run(["cat", f"{run}/error.txt"], timeout=PATIENCE).stdout.strip()
     return said.splitlines()[0][:500] if said else "it said nothing"
-
-
-def _fetch(device: Device, package: str, run: str, into: Path) -> RunnerResult:
-    from deploy_kit.benchmarks.harness import read_result  # here: the harness may import this module
-
-    local = into / "result.json"
-    local.unlink(missing_ok=True)
-    device.pull(f"{run}/result.json", local)
-    result = read_result(local, package)
-    for output in result.outputs:
-        if output.file is not None:
-            device.pull(f"{run}/{output.file}", into / output.file)
-    return result
 
 
 def _must(device: Device, command: list[str], failure: str) -> str:

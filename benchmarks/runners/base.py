@@ -1,34 +1,91 @@
-"""What a runner is to the harness: files to bring to the device, and how the program is started there."""
+"""What a runner is to the harness: it is given files on a device and numbers, and brings back a result document."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
+
+from deploy_kit.benchmarks.measurement import RunnerResult
+from deploy_kit.devices.base import Device, DeviceError
+
+LIMIT = 1800.0
+"""Seconds that a run may take."""
+
+LARGEST_RESULT = 64 << 20
+"""Bytes of a result that is read at all."""
 
 
 @dataclass(frozen=True)
-class Runner:
-    """A program that takes a runner's options and writes `deploy_kit.benchmarks.measurement.RunnerResult`.
+class Job:
+    """What a runner is asked for.
 
-    ``files`` are copied to the device, the program first; where there are none, ``command`` is on the device already.
-    ``command`` are the words between the program and the options.
+    ``folder`` is the one on the device that has the runner's files, the model and the inputs; ``model`` is the path of
+    the artifact's main file in it, ``inputs`` are ``FILE:DTYPE:1,3,224,224``. ``cores`` are numbers of cores, None
+    leaves them to the system.
     """
 
-    name: str
-    command: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: str
+    model: str
+    inputs: tuple[str, ...]
+    threads: int = 1
+    warmup: int = 10
+    iterations: int = 50
+    cores: tuple[int, ...] | None = None
 
-    def words(self, folder: str) -> list[str]:
-        """How it is started when its files are in ``folder`` on the device."""
-        program = [f"{folder}/{self.files[0].name}"] if self.files else []
-        return [*program, *self.command]
+
+class Runner(ABC):
+    """What loads an artifact on a device and times it."""
+
+    name: str
+    files: tuple[Path, ...]
+    """What has to be in the job's folder on the device."""
+
+    @abstractmethod
+    def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
+        """Time the artifact once: load, warm up, measure.
+
+        Args:
+            into: the folder here that gets the outputs of the last inference, by the names that the result has.
+
+        Raises:
+            DeviceError: the runner failed, hung or wrote a damaged document, or the device went away; nothing that it
+                started is left running.
+            UserError: it cannot do what the job asks for.
+        """
 
 
 def write_input(tensor: Tensor, file: Path, place: str) -> str:
     """Write an input as a runner reads it into ``file``; the word after ``--input`` where that is at ``place``."""
     file.write_bytes(tensor.detach().contiguous().numpy().tobytes())
     return f"{place}:{str(tensor.dtype).removeprefix('torch.')}:{','.join(map(str, tensor.shape))}"
+
+
+def fetch_result(device: Device, folder: str, into: Path, runner: str) -> RunnerResult:
+    """Copy ``result.json`` and the outputs that it names from a folder on a device; `DeviceError` where damaged."""
+    local = into / "result.json"
+    local.unlink(missing_ok=True)
+    device.pull(f"{folder}/result.json", local)
+    result = read_result(local, runner)
+    for output in result.outputs:
+        if output.file is not None:
+            device.pull(f"{folder}/{output.file}", into / output.file)
+    return result
+
+
+def read_result(file: Path, runner: str) -> RunnerResult:
+    """A runner's document; `DeviceError` where it is damaged, or says what cannot be."""
+    if file.stat().st_size > LARGEST_RESULT:
+        raise DeviceError(f"the runner ({runner}) wrote a result of {file.stat().st_size} bytes, which is none")
+    try:
+        return RunnerResult.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise DeviceError(
+            f"the runner ({runner}) wrote a damaged result: {where}: {first['msg']}",
+            fix="measure again; a runner of your own has to write what RunnerResult in benchmarks/measurement.py says",
+        ) from None

@@ -7,22 +7,41 @@ from pathlib import Path
 
 from deploy_kit.benchmarks.runners.base import Runner
 from deploy_kit.benchmarks.runners.local import local_runner
+from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.devices.base import Device
 from deploy_kit.errors import UserError
 
+APP = "app"
+"""What ``--runner`` takes for the app that is installed on a phone, beside the path of a program."""
 
-def choose_runner(device: Device, target: str, threads: int, program: Path | None = None) -> Runner:
-    """The runner of a target's artifacts on a device; ``program`` is one that the user built for it.
+
+def choose_runner(device: Device, target: str, threads: int, wanted: str | None = None) -> Runner:
+    """The runner of a target's artifacts on a device.
+
+    Args:
+        wanted: ``app``, or the path of a program that the user built for the device; None is the device's own.
 
     Raises:
         UserError: no runner for the target on such a device, or a program that is not there.
     """
-    if program is not None:
+    if wanted == APP:
+        return _app(device, target)
+    if wanted is not None:
+        program = Path(wanted)
         if not program.is_file() or not os.access(program, os.X_OK):
-            raise UserError(f"there is no program {str(program)!r}", fix="name an executable file with --runner")
-        return Runner(program.name, (), (program.resolve(),))
+            raise UserError(f"there is no program {wanted!r}", fix="name an executable file with --runner, or `app`")
+        return Program(program.name, (), (program.resolve(),))
     if device.spec == "local":
         return local_runner(target, threads)
     from deploy_kit.benchmarks.native import native_runner
 
     return native_runner(target, device.info().abi)
+
+
+def _app(device: Device, target: str) -> Runner:
+    from deploy_kit.benchmarks.runners.android_app import AndroidApp, app_of
+
+    if not device.spec.startswith("adb:"):
+        raise UserError(f"{device.spec} has no benchmark app", fix="leave out --runner")
+    app_of(target)
+    return AndroidApp(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deploy_kit.benchmarks.runners.base import Runner
+from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.errors import UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.mobile.interpreter import find_interpreter, system_environment
@@ -14,14 +14,14 @@ PROGRAM = Path(__file__).with_name("python_runner.py")
 TARGETS = ("executorch", "onnx", "openvino", "torchscript-lite")
 
 
-def local_runner(target: str, threads: int) -> Runner:
+def local_runner(target: str, threads: int) -> Program:
     """The runner of a target's artifacts on this machine; `UserError` where nothing here runs them."""
     get_exporter(target)
     if target not in TARGETS:
         raise UserError(f"{target} cannot be timed here", fix=f"choose one of {', '.join(TARGETS)}")
     options = (str(PROGRAM), "--engine", target)
     if target != "torchscript-lite":
-        return Runner(f"python, {target}", (sys.executable, "-P", *options))
+        return Program(f"python, {target}", (sys.executable, "-P", *options))
     interpreter = find_interpreter()
     environment = {} if interpreter.python == sys.executable else system_environment(threads)
-    return Runner(f"python, {interpreter.description}", (interpreter.python, "-s", *options), (), environment)
+    return Program(f"python, {interpreter.description}", (interpreter.python, "-s", *options), (), environment)

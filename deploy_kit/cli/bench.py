@@ -67,7 +67,9 @@ def command(
         float | None, typer.Option(metavar="CELSIUS", help="Wait before each round until no sensor is warmer.")
     ] = None,
     cool_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for a warm device at most.")] = 300,
-    runner: Annotated[Path | None, typer.Option(help="A runner that you built for the device.")] = None,
+    runner: Annotated[
+        str | None, typer.Option(help="A program that you built for the device, or app: the installed one.")
+    ] = None,
     metric: Annotated[
         str, typer.Option(help="latency, or instructions: ARM instructions of an inference, on qemu:aarch64.")
     ] = "latency",
@@ -136,7 +138,7 @@ def _targets(device: Device) -> tuple[str, ...]:
 
 
 def _measure(
-    artifact: Artifact, device: Device, program: Path | None, protocol: Protocol, stages: Stages
+    artifact: Artifact, device: Device, program: str | None, protocol: Protocol, stages: Stages
 ) -> Measurement:
     from deploy_kit.benchmarks.harness import bench
     from deploy_kit.benchmarks.runners.choice import choose_runner

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploy_kit.benchmarks.runners.android_app import AppRun, app_of, start
+from deploy_kit.benchmarks.runners.android_app import AndroidApp, app_of
+from deploy_kit.benchmarks.runners.base import Job
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
 from deploy_kit.errors import UserError
 from tests.android_app.support import needs_java
@@ -137,11 +139,11 @@ class Bench:
         phone.here(f"{self.folder}/m.onnx").write_bytes(b"x")
         phone.here(f"{self.folder}/input0.bin").write_bytes(self.values.tobytes())
         inputs = (f"{self.folder}/input0.bin:float32:2,3",)
-        self.wanted = AppRun("onnx", f"{self.folder}/m.onnx", inputs, threads=2, warmup=2, iterations=6)
+        self.job = Job(self.folder, f"{self.folder}/m.onnx", inputs, threads=2, warmup=2, iterations=6)
 
     def start(self, **options: object):
-        given = {"timeout": 60.0, "sleep": _nap, **options}
-        return start(self.phone, self.wanted, self.folder, self.into, **given)  # type: ignore[arg-type]
+        app = AndroidApp("onnx", **{"timeout": 60.0, "sleep": _nap, **options})  # type: ignore[arg-type]
+        return app.run(self.phone, self.job, self.into)
 
     def fails(self, match: str, **options: object) -> None:
         """It ends in that error, with the app stopped and nothing of the run left on the phone."""
@@ -281,5 +283,12 @@ def test_an_interruption_leaves_the_phone_clean(bench: Bench) -> None:
 
 
 def test_files_that_the_app_cannot_be_let_read(bench: Bench) -> None:
-    bench.folder = "/data/local/tmp/none"
+    bench.job = replace(bench.job, folder="/data/local/tmp/none")
     bench.fails("the app cannot be let read its files on adb:fake: .*none")
+
+
+def test_an_app_cannot_choose_its_cores(bench: Bench) -> None:
+    bench.job = replace(bench.job, cores=(7,))
+    with pytest.raises(UserError, match="cannot choose its cores"):
+        bench.start()
+    assert bench.phone.commands == []

@@ -16,8 +16,8 @@ import pytest
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.harness import bench, example_inputs
 from deploy_kit.benchmarks.protocol import Protocol
-from deploy_kit.benchmarks.runners.base import Runner
 from deploy_kit.benchmarks.runners.local import TARGETS, local_runner
+from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
 from deploy_kit.devices.local import Local
 from deploy_kit.exporters import get_exporter
@@ -70,15 +70,15 @@ def artifact(tiny_onnx: Artifact) -> Artifact:
     return tiny_onnx
 
 
-def script(tmp_path: Path, body: str) -> Runner:
+def script(tmp_path: Path, body: str) -> Program:
     """A runner whose result file is ``$result`` in a shell script."""
     program = tmp_path / "runner"
     program.write_text('#!/bin/sh\nfor word; do result="$word"; done\n' + body)
     program.chmod(0o755)
-    return Runner("a script", (), (program,))
+    return Program("a script", (), (program,))
 
 
-def writes(tmp_path: Path, document: Any) -> Runner:
+def writes(tmp_path: Path, document: Any) -> Program:
     text = document if isinstance(document, str) else json.dumps(document)
     return script(tmp_path, f"cat > \"$result\" <<'END'\n{text}\nEND\n")
 
