@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Protocol as Structure
 
 from pydantic import BaseModel, ConfigDict
 
 from deploy_kit.artifact import Artifact
-from deploy_kit.benchmarks.harness import cool, placed, record_of
+from deploy_kit.benchmarks.harness import cool, installed, placed, record_of
 from deploy_kit.benchmarks.measurement import ArtifactRecord, Round
 from deploy_kit.benchmarks.protocol import Protocol
 from deploy_kit.benchmarks.runners.base import Runner
@@ -85,7 +86,11 @@ def compare(
     """Run two artifacts in turn on one device, and say what that shows; raises as `harness.bench` does."""
     _check_pairs(pairs)
     (a, b), (runner_a, runner_b) = artifacts, runners
-    with placed(a, device, runner_a, protocol) as there_a, placed(b, device, runner_b, protocol) as there_b:
+    with ExitStack() as stack:
+        home_a = stack.enter_context(installed(runner_a, device))
+        home_b = home_a if runner_b == runner_a else stack.enter_context(installed(runner_b, device))
+        there_a = stack.enter_context(placed(a, device, runner_a, protocol, home_a))
+        there_b = stack.enter_context(placed(b, device, runner_b, protocol, home_b))
         rounds, a_first = interleave(there_a, there_b, pairs, lambda: cool(device, protocol))
     ratio = ratio_of(pair_ratios(rounds))
     notes = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import tempfile
 import time
@@ -59,7 +60,8 @@ def bench(
         UserError: cores that the device does not have, or an artifact that is a package.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with placed(artifact, device, runner, protocol, announce) as there:
+    announce(f"copy to {device.spec}")
+    with installed(runner, device) as home, placed(artifact, device, runner, protocol, home) as there:
         rounds = []
         for _ in range(protocol.rounds):
             cool(device, protocol, announce, sleep)
@@ -69,32 +71,44 @@ def bench(
 
 
 @contextmanager
+def installed(runner: Runner, device: Device) -> Iterator[str]:
+    """The folder on a device that a runner's files are in; gone from it afterwards."""
+    with device.scratch() as home:
+        for file in runner.files:
+            device.push(file, f"{home}/{file.name}")
+        yield home
+
+
+@contextmanager
 def placed(
     artifact: Artifact,
     device: Device,
     runner: Runner,
     protocol: Protocol,
-    announce: Callable[[str], None] = lambda text: None,
+    home: str,
+    inputs: Sequence[Tensor] | None = None,
 ) -> Iterator[Placed]:
-    """An artifact and its runner on a device, ready for rounds, and gone from it afterwards."""
+    """An artifact on a device with its runner at ``home``, ready for rounds, and gone from it afterwards.
+
+    Args:
+        inputs: what each inference is given; None are seeded ones of the artifact's signature.
+    """
     info = device.info()
     cores = chosen_cores(protocol.cores, info)
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch, device.scratch() as folder:
-        announce(f"copy to {info.spec}")
-        for file in runner.files:
-            device.push(file, f"{folder}/{file.name}")
         for record in artifact.manifest.files:
-            if "/" in record.path:
+            if "/" in record.path and not runner.packages:
                 raise UserError(
                     f"the artifact's {record.path!r} is a part of a package, which no runner of {info.spec} loads",
                     fix="choose an artifact of plain files, or another device",
                 )
             device.push(artifact.folder / record.path, f"{folder}/{record.path}")
-        inputs = _bring_inputs(example_inputs(artifact.manifest.inputs), device, folder, Path(scratch))
+        given = example_inputs(artifact.manifest.inputs) if inputs is None else inputs
         job = Job(
+            home=home,
             folder=folder,
             model=f"{folder}/{artifact.manifest.main_file}",
-            inputs=tuple(inputs),
+            inputs=tuple(_bring_inputs(given, device, folder, Path(scratch))),
             threads=protocol.threads,
             warmup=protocol.warmup,
             iterations=protocol.iterations,
@@ -240,12 +254,21 @@ def _measurement(
 def record_of(artifact: Artifact) -> ArtifactRecord:
     """Which artifact it is."""
     manifest = artifact.manifest
-    main = next(file for file in manifest.files if file.path == manifest.main_file)
     return ArtifactRecord(
         model=manifest.model.name,
         target=manifest.target,
         precision=str(manifest.options.get("precision", "fp32")),
-        file=main.path,
-        sha256=main.sha256,
+        file=manifest.main_file,
+        sha256=_main_sha256(artifact),
         bytes=artifact.size,
     )
+
+
+def _main_sha256(artifact: Artifact) -> str:
+    """Of the main file; of a package, that of its files' own in `sha256sum`'s format, by path."""
+    main = artifact.manifest.main_file
+    parts = {file.path: file.sha256 for file in artifact.manifest.files}
+    if main in parts:
+        return parts[main]
+    lines = [f"{sha256}  {path}\n" for path, sha256 in sorted(parts.items()) if path.startswith(f"{main}/")]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

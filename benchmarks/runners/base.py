@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -23,11 +24,12 @@ LARGEST_RESULT = 64 << 20
 class Job:
     """What a runner is asked for.
 
-    ``folder`` is the one on the device that has the runner's files, the model and the inputs; ``model`` is the path of
-    the artifact's main file in it, ``inputs`` are ``FILE:DTYPE:1,3,224,224``. ``cores`` are numbers of cores, None
-    leaves them to the system.
+    ``home`` is the folder on the device that has the runner's files. ``folder`` has the model and the inputs, and takes
+    the results; ``model`` is the path of the artifact's main file in it, ``inputs`` are ``FILE:DTYPE:1,3,224,224``.
+    ``cores`` are numbers of cores, None leaves them to the system.
     """
 
+    home: str
     folder: str
     model: str
     inputs: tuple[str, ...]
@@ -42,7 +44,7 @@ class Runner(ABC):
 
     name: str
     files: tuple[Path, ...]
-    """What has to be in the job's folder on the device."""
+    """What has to be in the job's home on the device."""
 
     @abstractmethod
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:

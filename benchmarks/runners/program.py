@@ -31,7 +31,7 @@ class Program(Runner):
 
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
         command = [
-            *self.words(job.folder),
+            *self.words(job.home),
             *("--model", job.model),
             *(word for given in job.inputs for word in ("--input", given)),
             *("--threads", str(job.threads), "--warmup", str(job.warmup)),

@@ -139,7 +139,7 @@ class Bench:
         phone.here(f"{self.folder}/m.onnx").write_bytes(b"x")
         phone.here(f"{self.folder}/input0.bin").write_bytes(self.values.tobytes())
         inputs = (f"{self.folder}/input0.bin:float32:2,3",)
-        self.job = Job(self.folder, f"{self.folder}/m.onnx", inputs, threads=2, warmup=2, iterations=6)
+        self.job = Job(self.folder, self.folder, f"{self.folder}/m.onnx", inputs, threads=2, warmup=2, iterations=6)
 
     def start(self, **options: object):
         app = AndroidApp("onnx", **{"timeout": 60.0, "sleep": _nap, **options})  # type: ignore[arg-type]
