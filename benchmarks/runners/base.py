@@ -45,6 +45,8 @@ class Runner(ABC):
     name: str
     files: tuple[Path, ...]
     """What has to be in the job's home on the device."""
+    packages: ClassVar[bool] = False
+    """Whether it loads artifacts that are folders; their files are pushed by their paths in the job's folder."""
 
     @abstractmethod
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
