@@ -113,6 +113,7 @@ def placed(
             warmup=protocol.warmup,
             iterations=protocol.iterations,
             cores=cores,
+            manifest=artifact.manifest,
         )
         yield Placed(artifact, device, info, runner, protocol, job, Path(scratch))
 
@@ -231,6 +232,9 @@ def _measurement(
     unavailable = {"energy": "no meter was asked for"}
     if not peaks:
         unavailable["memory_over_baseline_kb"] = "the runner cannot read its memory on this device"
+    loads = [each.result.load_ns for each in rounds if each.result.load_ns is not None]
+    if not loads:
+        unavailable["load_ms"] = "the runner does not tell how long loading took"
     if summary.p99_ms is None:
         unavailable["summary.p99_ms"] = "fewer than 100 samples"
     return Measurement(
@@ -240,7 +244,7 @@ def _measurement(
         started=started,
         rounds=rounds,
         summary=summary,
-        load_ms=statistics.median(each.result.load_ns for each in rounds) / 1e6,
+        load_ms=statistics.median(loads) / 1e6 if loads else None,
         first_ms=statistics.median(each.result.first_ns for each in rounds) / 1e6,
         memory_over_baseline_kb=max(peaks, default=None),
         unavailable=unavailable,

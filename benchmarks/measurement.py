@@ -47,8 +47,10 @@ class Output(Frozen):
 class RunnerResult(Frozen):
     """The document that every runner writes; it comes from a device, so nothing in it is taken on trust.
 
-    ``load_ns`` is from opening the file to a loaded model, ``first_ns`` the first inference. ``affinity`` are the
-    cores that were in force; None where the system has none.
+    ``load_ns`` is from opening the file to a loaded model, None where it is not told; ``first_ns`` the first
+    inference. ``affinity`` are the cores that were in force; None where the system has none. ``window_ns`` is when the timed inferences began and
+    ended, in nanoseconds since the device was started (CLOCK_BOOTTIME); None where the runner cannot tell. The clocks
+    are those before, between and after the timed inferences, at most one look in 100 ms.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
@@ -58,10 +60,11 @@ class RunnerResult(Frozen):
     abi: Text
     threads: Annotated[int, Field(ge=1)]
     affinity: Annotated[list[int], Field(max_length=1024)] | None
-    load_ns: Nanoseconds
+    load_ns: Nanoseconds | None
     first_ns: Nanoseconds
     warmup_ns: Annotated[list[Nanoseconds], Field(max_length=1_000_000)]
     samples_ns: Annotated[list[Nanoseconds], Field(min_length=1, max_length=1_000_000)]
+    window_ns: tuple[Nanoseconds, Nanoseconds] | None = None
     memory: Memory
     clocks_mhz: Annotated[list[Clocks], Field(max_length=100_000)]
     outputs: Annotated[list[Output], Field(max_length=1000)]
@@ -101,8 +104,8 @@ class Measurement(Frozen):
     """UTC, ISO 8601, by this machine's clock."""
     rounds: list[Round]
     summary: Summary
-    load_ms: float
-    """The median over the rounds."""
+    load_ms: float | None
+    """The median over the rounds; None where the runner does not tell it."""
     first_ms: float
     """The median over the rounds."""
     memory_over_baseline_kb: int | None

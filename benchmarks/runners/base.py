@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deploy_kit.benchmarks.measurement import RunnerResult
 from deploy_kit.devices.base import Device, DeviceError
+from deploy_kit.manifest import Manifest
 
 LIMIT = 1800.0
 """Seconds that a run may take."""
@@ -26,7 +27,7 @@ class Job:
 
     ``home`` is the folder on the device that has the runner's files. ``folder`` has the model and the inputs, and takes
     the results; ``model`` is the path of the artifact's main file in it, ``inputs`` are ``FILE:DTYPE:1,3,224,224``.
-    ``cores`` are numbers of cores, None leaves them to the system.
+    ``cores`` are numbers of cores, None leaves them to the system. ``manifest`` is the artifact's.
     """
 
     home: str
@@ -37,6 +38,7 @@ class Job:
     warmup: int = 10
     iterations: int = 50
     cores: tuple[int, ...] | None = None
+    manifest: Manifest | None = None
 
 
 class Runner(ABC):
