@@ -23,7 +23,7 @@ from torch import nn
 
 from deploy_kit.api import artifact_folder, build, expect, fuse, parse_options
 from deploy_kit.artifact import Artifact, check_free, workspace
-from deploy_kit.benchmarks.devices import Device, get_device
+from deploy_kit.benchmarks.timers import Timer, get_timer
 from deploy_kit.benchmarks.timing import Ratio, Rounds, speedup
 from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, ExportError, UserError
@@ -37,9 +37,6 @@ from deploy_kit.stages import Stages
 
 WARMUP, ITERATIONS, ROUNDS, MOST_ROUNDS = 5, 15, 3, 7
 """Of a race: inferences in a process, and how many processes decide it: more where the first ones disagree."""
-
-LEAST_GAIN = 1.01
-"""A form takes the place of another only if it is so many times faster, and more than the device's own noise."""
 
 GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED)
 
@@ -88,9 +85,9 @@ class Built:
     manifest: Manifest
 
     @property
-    def file(self) -> Path:
-        """What the runtime loads."""
-        return self.folder / self.manifest.main_file
+    def artifact(self) -> Artifact:
+        """What is timed."""
+        return Artifact(self.folder, self.manifest)
 
 
 @explained()
@@ -112,7 +109,7 @@ def tune(
     Args:
         model: a source that `load_model` takes, or what it returned.
         target: a name from `deploy_kit.exporters.list_targets`.
-        device: where it is measured; see `deploy_kit.benchmarks.devices`.
+        device: where it is measured, as ``--device`` names it; ``qemu:aarch64`` counts instructions.
         budget: seconds after which no further form is tried.
         out: the folder that gets ``MODEL/TARGET/``; None is ``artifacts``.
         options: of the target, by name.
@@ -127,16 +124,20 @@ def tune(
         UserError: what was asked for cannot be, or the device cannot time the target's files.
     """
     stages = stages or Stages()
-    exporter, measured_on = get_exporter(target), get_device(device)
-    measured_on.require(target)
+    exporter, timer = get_exporter(target), get_timer(device)
+    timer.require(target)
     given = dict(options or {})
     parse_options(exporter, given)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
     folder = artifact_folder(loaded, target, out)
     check_free(folder, force=force)
-    with workspace(folder, force=force) as temporary, tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+    with (
+        workspace(folder, force=force) as temporary,
+        tempfile.TemporaryDirectory(prefix="deploykit-") as scratch,
+        timer,
+    ):
         notes = Notes(folder.with_name(f"{target}.tuning.json"))
-        search = Search(loaded, exporter, given, measured_on, Path(scratch), stages, notes)
+        search = Search(loaded, exporter, given, timer, Path(scratch), stages, notes)
         best, record = search.run(budget)
         shutil.copytree(best.folder, temporary, dirs_exist_ok=True)
         manifest = best.manifest.model_copy(update={"tuning": record})
@@ -193,13 +194,13 @@ class Search:
         loaded: LoadedModel,
         exporter: Exporter,
         options: Mapping[str, Any],
-        device: Device,
+        timer: Timer,
         scratch: Path,
         stages: Stages,
         notes: Notes,
     ) -> None:
         self.loaded, self.exporter, self.options = loaded, exporter, options
-        self.device, self.scratch, self.stages, self.notes = device, scratch, stages, notes
+        self.timer, self.scratch, self.stages, self.notes = timer, scratch, stages, notes
         self.codes: dict[Form, str] = {}
         self.inputs = tuple(loaded.capture().example_inputs)
         self.expected = expect(loaded, exporter, parse_options(exporter, options), stages)
@@ -240,14 +241,16 @@ class Search:
             best, taken, faster = base, [], None
         record = TuningRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            device=self.device.name,
-            described=self.device.description,
+            device=self.timer.spec,
+            described=self.timer.description,
             threads=1,
             warmup=WARMUP,
             iterations=ITERATIONS,
             budget_s=budget,
             spent_s=time.monotonic() - start,
+            unit=self.timer.unit,
             noise=noise,
+            conditions=self.timer.conditions,
             trials=trials,
             complete=complete,
             taken=taken,
@@ -308,7 +311,7 @@ class Search:
                 ratio = self._race(best, built)
             except DeployKitError as error:
                 return trial.model_copy(update={"result": f"cannot be timed: {error}"}), None
-            taken = ratio.lowest > 1 and ratio.median >= max(LEAST_GAIN, noise)
+            taken = ratio.lowest > 1 and ratio.median >= max(self.timer.least_gain, noise)
             result = "faster" if taken else "slower" if ratio.highest < 1 else "no clear difference"
             update = {
                 "result": result,
@@ -339,11 +342,16 @@ class Search:
         """How many times faster the second is than the first; more processes where the first ones disagree."""
         rounds: Rounds = []
         for processes in (ROUNDS, MOST_ROUNDS - ROUNDS):
-            files = {"first": first.file, "second": second.file}
+            artifacts = {"first": first.artifact, "second": second.artifact}
             rounds = [
                 *rounds,
-                *self.device.time_files(
-                    self.exporter.name, files, self.inputs, processes=processes, warmup=WARMUP, iterations=ITERATIONS
+                *self.timer.time(
+                    self.exporter.name,
+                    artifacts,
+                    self.inputs,
+                    processes=processes,
+                    warmup=WARMUP,
+                    iterations=ITERATIONS,
                 ),
             ]
             ratio = speedup(rounds, "second", "first")
@@ -375,7 +383,7 @@ class Search:
             "passes": manifest.fusion.passes,
             "calibration": manifest.details.get("calibration"),
             "toolchain": manifest.toolchain,
-            "device": [self.device.name, self.device.description],
+            "device": [self.timer.spec, self.timer.description],
             "changes": [change.description for change in self._changes()],
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

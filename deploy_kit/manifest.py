@@ -141,9 +141,10 @@ class TrialRecord(_Record):
 class TuningRecord(_Record):
     """How the form of an artifact was found: where and how it was measured, and everything that was tried.
 
-    ``noise`` is how many times faster a file seemed than a copy of itself, in any process. ``complete`` is whether the
-    budget was enough for every change. ``faster`` is the artifact's form against the target's own; None where that
-    was kept.
+    ``unit`` is of what was measured: an emulated processor counts instructions. ``noise`` is how many times faster a
+    file seemed than a copy of itself, in any process; ``conditions`` are what was not good on the device meanwhile.
+    ``complete`` is whether the budget was enough for every change. ``faster`` is the artifact's form against the
+    target's own; None where that was kept.
     """
 
     created: str
@@ -154,7 +155,9 @@ class TuningRecord(_Record):
     iterations: int
     budget_s: float
     spent_s: float
+    unit: Literal["seconds", "instructions"] = "seconds"
     noise: float
+    conditions: list[str] = []
     trials: list[TrialRecord]
     complete: bool
     taken: list[str]

@@ -5,14 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from deploy_kit.benchmarks.runners.android_app import FLAVORS
 from deploy_kit.benchmarks.runners.base import Runner
-from deploy_kit.benchmarks.runners.local import local_runner
+from deploy_kit.benchmarks.runners.local import TARGETS, local_runner
 from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.devices.base import Device
 from deploy_kit.errors import UserError
 
 APP = "app"
 """What ``--runner`` takes for the app that is installed on a phone, beside the path of a program."""
+
+NATIVE = ("executorch", "torchscript-lite")
+"""The targets that have a native runner."""
+
+TARGETS_OF = {"local": TARGETS, "adb": NATIVE, "ssh": (*NATIVE, "tensorrt"), "ios": ("coreml", "executorch")}
+"""The targets whose artifacts a kind of device runs; of another kind, those with a native runner."""
+
+
+def targets_of(device: Device, wanted: str | None = None) -> tuple[str, ...]:
+    """The targets whose artifacts a device runs, with the runner that is wanted."""
+    if wanted == APP and device.spec.startswith("adb:"):
+        return tuple(FLAVORS)
+    return TARGETS_OF.get(device.spec.partition(":")[0], NATIVE)
 
 
 def choose_runner(device: Device, target: str, threads: int, wanted: str | None = None) -> Runner:

@@ -16,8 +16,7 @@ from deploy_kit.advise.normalisation import normalisation_variants
 from deploy_kit.advise.stem import stem_variants
 from deploy_kit.advise.variant import Effect, Variant
 from deploy_kit.api import export
-from deploy_kit.benchmarks.devices import Device, get_device
-from deploy_kit.benchmarks.runtimes import TIMED
+from deploy_kit.benchmarks.timers import Timer, get_timer
 from deploy_kit.benchmarks.timing import Ratio, Timing, speedup, summarise
 from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, UserError
@@ -57,7 +56,8 @@ class Advice:
 class Report:
     """What was measured of one model on one device: the model itself by target, and its variants.
 
-    ``failed`` has the targets that the model as it is could not be measured with, and why.
+    ``failed`` has the targets that the model as it is could not be measured with, and why; ``conditions`` are what was
+    not good on the device meanwhile.
     """
 
     model: str
@@ -67,6 +67,7 @@ class Report:
     as_it_is: dict[str, Timing]
     advice: list[Advice]
     failed: dict[str, str]
+    conditions: list[str]
 
 
 def all_variants() -> list[Variant]:
@@ -90,7 +91,7 @@ def advise(
     Args:
         model: a source that `load_model` takes, or what it returned.
         targets: to measure with; None is every target that the device times and that is installed here.
-        device: where it is measured; see `deploy_kit.benchmarks.devices`.
+        device: where it is measured, as ``--device`` names it.
         options: of the targets, by name.
         stages: to time and announce the work; None does so silently.
 
@@ -99,48 +100,56 @@ def advise(
         DeployKitError: the model as it is cannot be measured with any of the targets.
     """
     stages = stages or Stages()
-    measured_on = get_device(device)
+    timer = get_timer(device)
+    if timer.unit != "seconds":
+        raise UserError(f"{timer.spec} has no times to give advice on", fix="name a real device, or local")
     for target in targets or ():
-        measured_on.require(target)
-    names = list(dict.fromkeys(targets)) if targets else installed(measured_on)
+        timer.require(target)
+    names = list(dict.fromkeys(targets)) if targets else installed(timer)
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    with timer:
+        return _advise(loaded, names, timer, options or {}, stages)
+
+
+def _advise(
+    loaded: LoadedModel, names: Sequence[str], timer: Timer, options: Mapping[str, Any], stages: Stages
+) -> Report:
     found: dict[str, Timing] = {}
     advice: list[Advice] = []
     failed: dict[str, str] = {}
     for target in names:
         try:
             with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-                found[target], variants = _measure(loaded, target, measured_on, options or {}, Path(scratch), stages)
+                found[target], variants = _measure(loaded, target, timer, options, Path(scratch), stages)
             advice += variants
         except DeployKitError as error:
             failed[target] = str(error)
             if len(failed) == len(names):
                 raise
-    return Report(loaded.name, measured_on.name, measured_on.description, 1, found, advice, failed)
+    return Report(loaded.name, timer.spec, timer.description, 1, found, advice, failed, timer.conditions)
 
 
-def installed(device: Device) -> list[str]:
-    """The targets that a device times and that have all they need here; `UserError` where there is none."""
+def installed(timer: Timer) -> list[str]:
+    """The targets that a timer times and that have all they need here; `UserError` where there is none."""
     names = []
-    for name in TIMED:
+    for name in timer.targets:
         try:
-            device.require(name)
             needs = get_exporter(name).requirements()
         except UserError:
             continue
         if all(need.found is not None or need.optional for need in needs):
             names.append(name)
     if not names:
-        raise UserError(f"nothing here can be timed on {device.name}", fix="see what is missing: deploykit doctor")
+        raise UserError(f"nothing here can be timed on {timer.spec}", fix="see what is missing: deploykit doctor")
     return names
 
 
 def _measure(
-    loaded: LoadedModel, target: str, device: Device, options: Mapping[str, Any], folder: Path, stages: Stages
+    loaded: LoadedModel, target: str, timer: Timer, options: Mapping[str, Any], folder: Path, stages: Stages
 ) -> tuple[Timing, list[Advice]]:
     with stages.stage(f"{target}: export the model as it is"):
         own = export(loaded, target, out=folder / "own", options=options)
-    files = {AS_IT_IS: own.main_file}
+    artifacts = {AS_IT_IS: own}
     tried: list[tuple[Variant, int, str | None]] = []
     for variant in all_variants():
         graph = loaded.capture()
@@ -150,15 +159,15 @@ def _measure(
         graph.clean()
         with stages.stage(f"{target}: export it with {variant.name}"):
             try:
-                artifact = export(with_graph(loaded, graph), target, out=folder / str(len(tried)), options=options)
+                changed = export(with_graph(loaded, graph), target, out=folder / str(len(tried)), options=options)
             except DeployKitError as error:
                 tried.append((variant, places, str(error)))
                 continue
-        files[variant.name] = artifact.main_file
+        artifacts[variant.name] = changed
         tried.append((variant, places, None))
     with stages.stage(f"{target}: time them in turn"):
         inputs = tuple(loaded.capture().example_inputs)
-        rounds = device.time_files(target, files, inputs, processes=PROCESSES, warmup=WARMUP, iterations=ITERATIONS)
+        rounds = timer.time(target, artifacts, inputs, processes=PROCESSES, warmup=WARMUP, iterations=ITERATIONS)
     timing = summarise(rounds, AS_IT_IS)
     advice = []
     for variant, places, problem in tried:

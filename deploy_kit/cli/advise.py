@@ -64,6 +64,8 @@ def _print(report: Report) -> None:
             print_note(f"{advice.target}, {advice.variant}: {advice.problem}")
     for name, reason in report.failed.items():
         print_note(f"{name}: not measured: {reason}")
+    for condition in report.conditions:
+        print_note(condition)
     print_line("forms that compute the same are found by: deploykit export --tune")
 
 

@@ -98,7 +98,7 @@ def command(
     _check_metric(metric, device)
     chosen = get_device(device)
     with show_stages() as stages:
-        opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, stages)
+        opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, runner, stages)
         counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
         measured = [] if counted else [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
     if counted:
@@ -115,13 +115,14 @@ def command(
         raise typer.Exit(1)
 
 
-def _found(device: Device, stages: Stages) -> list[Artifact]:
+def _found(device: Device, runner: str | None, stages: Stages) -> list[Artifact]:
     """The artifacts in the default folder that a device can run; the papers' suite, exported, where there are none."""
     from deploy_kit.api import DEFAULT_FOLDER, export
     from deploy_kit.artifact import open_artifact
+    from deploy_kit.benchmarks.runners.choice import targets_of
     from deploy_kit.manifest import MANIFEST
 
-    targets = _targets(device)
+    targets = targets_of(device, runner)
     manifests = sorted(DEFAULT_FOLDER.glob(f"*/*/{MANIFEST}"))
     there = [open_artifact(path.parent) for path in manifests]
     fitting = [artifact for artifact in there if artifact.manifest.target in targets]
@@ -129,12 +130,6 @@ def _found(device: Device, stages: Stages) -> list[Artifact]:
         return fitting
     print_line(f"{DEFAULT_FOLDER} has nothing that {device.spec} can run: the papers' models are exported first")
     return [export(model, PAPERS_TARGET, stages=stages) for model in PAPERS]
-
-
-def _targets(device: Device) -> tuple[str, ...]:
-    from deploy_kit.benchmarks.runners.local import TARGETS
-
-    return TARGETS if device.spec == "local" else ("executorch", "torchscript-lite")
 
 
 def _measure(

@@ -223,7 +223,7 @@ def command(
 
 def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_lossy: bool) -> float | None:
     """Seconds to search for the fastest form in; None where there is no search."""
-    from deploy_kit.benchmarks.devices import get_device
+    from deploy_kit.benchmarks.timers import get_timer
     from deploy_kit.errors import UserError
 
     if not tune:
@@ -233,7 +233,7 @@ def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_los
         return None
     if allow_lossy:
         raise UserError("--tune compares forms that are proven, and none is lossy", fix="leave out --allow-lossy")
-    get_device(device or LOCAL)
+    get_timer(device or LOCAL)
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", budget or "120s")
     if found is None:
         raise UserError(f"--tune-budget {budget!r} is no time", fix="write it as 90s, 10m or 1h")
@@ -244,14 +244,15 @@ def _timed(
     options: dict[str, dict[str, Any]], device: str
 ) -> tuple[dict[str, dict[str, Any]], dict[str, DeployKitError]]:
     """The targets that a device can time, and why it cannot time the others; `UserError` where it can time none."""
-    from deploy_kit.benchmarks.devices import get_device
+    from deploy_kit.benchmarks.timers import get_timer
     from deploy_kit.errors import UserError
 
     timed: dict[str, dict[str, Any]] = {}
     refused: dict[str, DeployKitError] = {}
+    timer = get_timer(device)
     for name, chosen in options.items():
         try:
-            get_device(device).require(name)
+            timer.require(name)
             timed[name] = chosen
         except UserError as error:
             refused[name] = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.cli.console import print_line, print_note, print_table
 
 if TYPE_CHECKING:
     from deploy_kit.manifest import RatioRecord, TrialRecord, TuningRecord
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 UNTRIED = "not tried"
 """The result of a change that the budget did not reach."""
 
+TIMES = {"seconds": "times faster", "instructions": "times fewer instructions"}
+"""What a ratio says, by what was measured."""
+
 
 def print_tuning(target: str, tuning: TuningRecord) -> None:
     """Print a table of everything that was tried, and what came of it."""
     print_table(
         f"{target}: what was tried on {tuning.device} ({tuning.described}), {tuning.threads} thread, each proven",
-        ["change", "times faster", "lowest", "highest", "result"],
+        ["change", TIMES[tuning.unit], "lowest", "highest", "result"],
         [
             (
                 trial.change,
@@ -28,12 +31,13 @@ def print_tuning(target: str, tuning: TuningRecord) -> None:
         ],
     )
     if tuning.faster is None:
-        print_line(f"{target}: nothing is faster than the target's own form, which was kept")
+        print_line(f"{target}: nothing is better than the target's own form, which was kept")
     else:
         median, lowest, highest = _digits(tuning.faster)
-        print_line(
-            f"{target}: {', '.join(tuning.taken)}: {median} ({lowest} to {highest}) times faster than its own form"
-        )
+        times = f"{median} ({lowest} to {highest}) {TIMES[tuning.unit]}"
+        print_line(f"{target}: {', '.join(tuning.taken)}: {times} than its own form")
+    for condition in tuning.conditions:
+        print_note(f"{target}: {condition}")
 
 
 def _result(trial: TrialRecord, tuning: TuningRecord) -> str:

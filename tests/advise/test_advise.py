@@ -4,7 +4,7 @@ import pytest
 
 from deploy_kit.advise import advise, installed
 from deploy_kit.advise.variant import Effect
-from deploy_kit.benchmarks.devices import get_device
+from deploy_kit.benchmarks.timers import get_timer
 from deploy_kit.cli.advise import row
 from deploy_kit.errors import UserError
 from deploy_kit.sources import LoadedModel
@@ -69,11 +69,11 @@ def test_a_variant_that_cannot_be_exported_says_why_and_the_others_are_measured(
 def test_unknown_names_are_refused_before_anything_is_built(device: Bench) -> None:
     with pytest.raises(UserError, match="no target called 'onx'"):
         advise("edgevit_digits", ["onx"])
-    with pytest.raises(UserError, match="no device called 'phone'"):
+    with pytest.raises(UserError, match="no kind of device called 'phone'"):
         advise("edgevit_digits", device="phone")
 
 
 def test_without_a_target_all_that_are_installed_and_timed_are_measured() -> None:
-    names = installed(get_device("local"))
+    names = installed(get_timer("local"))
     assert "onnx" in names
     assert not {"coreml", "tensorrt"} & set(names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy_kit.benchmarks.devices import DEVICES, Device
+from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.measurement import Round, RunnerResult
+from deploy_kit.benchmarks.timers import TIMERS, Timer
 from deploy_kit.benchmarks.timing import Rounds
 from deploy_kit.devices.base import DeviceState
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
@@ -62,27 +62,28 @@ class Memory(Exporter):
             return Ran([[graph.module(*case)] for case in inputs], "memory 1")
 
 
-@dataclass
-class Bench(Device):
+class Bench(Timer):
     """A device on which an inference takes as long as its file has operators, and some have a cost of their own."""
 
-    name = "bench"
-    costs: dict[str, float] = field(default_factory=dict)
-    noise: Callable[[], float] = lambda: 1.0
-    races: int = 0
-    about: str = "counts operators"
+    def __init__(self) -> None:
+        super().__init__("bench")
+        self.costs: dict[str, float] = {}
+        self.noise: Callable[[], float] = lambda: 1.0
+        self.races = 0
+        self.about = "counts operators"
 
     @property
     def description(self) -> str:
         return self.about
 
-    def require(self, target: str) -> None:
-        pass
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("memory",)
 
-    def time_files(
+    def time(
         self,
         target: str,
-        files: Mapping[str, Path],
+        artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
         *,
         processes: int,
@@ -90,6 +91,7 @@ class Bench(Device):
         iterations: int,
     ) -> Rounds:
         self.races += 1
+        files = {name: artifact.main_file for name, artifact in artifacts.items()}
         rounds = []
         for _ in range(processes):
             noise = self.noise()
@@ -113,7 +115,7 @@ class _Installed(dict[str, Any]):
 def install(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Let ``memory`` be the only target, and ``bench`` a device; returns the device."""
     bench = Bench()
-    monkeypatch.setitem(DEVICES, "bench", lambda: bench)  # type: ignore[arg-type]  # one device for all calls
+    monkeypatch.setitem(TIMERS, "bench", lambda spec: bench)
     point = SimpleNamespace(load=lambda: Memory)
     monkeypatch.setattr("deploy_kit.exporters.entry_points", lambda group: _Installed(memory=point))
     return bench

@@ -1,0 +1,228 @@
+"""Where forms of a model race: each device of the harness, as something that times artifacts in turn."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Literal, Self
+
+from torch import Tensor
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.benchmarks.harness import cool, installed, placed
+from deploy_kit.benchmarks.protocol import Protocol
+from deploy_kit.benchmarks.runners.base import Runner
+from deploy_kit.benchmarks.runners.choice import choose_runner, targets_of
+from deploy_kit.benchmarks.runtimes import TIMED, time_files
+from deploy_kit.benchmarks.summary import summarise
+from deploy_kit.benchmarks.timing import Rounds, machine, rotated
+from deploy_kit.benchmarks.validity import reasons
+from deploy_kit.devices.base import Device
+from deploy_kit.devices.qemu import CPU
+from deploy_kit.devices.registry import get_device
+from deploy_kit.errors import UserError
+from deploy_kit.exporters import get_exporter
+
+Unit = Literal["seconds", "instructions"]
+
+
+class Timer(ABC):
+    """Something that runs artifacts in turn and says what each inference cost.
+
+    ``conditions`` are what was not good while it did, in words. It is a context: what it has put on a device is removed
+    at its end.
+    """
+
+    unit: ClassVar[Unit] = "seconds"
+    least_gain: ClassVar[float] = 1.01
+    """A form is only faster if it is so many times faster."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self.conditions: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What the device is."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[str, ...]:
+        """The targets whose artifacts it times."""
+
+    def require(self, target: str) -> None:
+        """Raise `UserError` where it cannot time a target's artifacts, or there is no such target."""
+        get_exporter(target)
+        if target not in self.targets:
+            where = "here" if self.spec == "local" else f"on {self.spec}"
+            raise UserError(f"{target} cannot be timed {where}", fix=f"choose one of {', '.join(sorted(self.targets))}")
+
+    @abstractmethod
+    def time(
+        self,
+        target: str,
+        artifacts: Mapping[str, Artifact],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        """The cost of every inference by contestant, of each process, at one thread; each is first in its turn.
+
+        Raises:
+            DeployKitError: the device or a runtime failed.
+        """
+
+
+class LocalTimer(Timer):
+    """This machine: one process at a time has all contestants, and runs one inference of each in turn."""
+
+    @property
+    def description(self) -> str:
+        return machine()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(TIMED)
+
+    def time(
+        self,
+        target: str,
+        artifacts: Mapping[str, Artifact],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        files = {name: artifact.main_file for name, artifact in artifacts.items()}
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+            return time_files(
+                target, files, inputs, Path(folder), processes=processes, iterations=iterations, warmup=warmup
+            )
+
+
+class DeviceTimer(Timer):
+    """A phone or a board: its runner is brought there once, and each contestant is a process of its own in its turn."""
+
+    def __init__(self, spec: str, device: Device) -> None:
+        super().__init__(spec)
+        self._device = device
+        self._homes: dict[str, tuple[Runner, str]] = {}
+
+    @property
+    def description(self) -> str:
+        info = self._device.info()
+        return ", ".join(dict.fromkeys(part for part in (info.model, info.soc, info.os, info.abi) if part))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return targets_of(self._device)
+
+    def time(
+        self,
+        target: str,
+        artifacts: Mapping[str, Artifact],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        protocol = Protocol(warmup=warmup, iterations=iterations)
+        runner, home = self._home(target)
+        rounds: list[dict[str, list[float]]] = []
+        with ExitStack() as stack:
+            there = {
+                name: stack.enter_context(placed(artifact, self._device, runner, protocol, home, inputs))
+                for name, artifact in artifacts.items()
+            }
+            for turn in range(processes):
+                samples = {}
+                for name in rotated(list(there), turn):
+                    cool(self._device, protocol)
+                    found = there[name].round()
+                    self._note(reasons(there[name].info, [found], summarise([found.result.samples_ns])))
+                    samples[name] = [nanoseconds / 1e9 for nanoseconds in found.result.samples_ns]
+                rounds.append(samples)
+        return rounds
+
+    def _home(self, target: str) -> tuple[Runner, str]:
+        if target not in self._homes:
+            runner = choose_runner(self._device, target, 1)
+            self._homes[target] = runner, self._stack.enter_context(installed(runner, self._device))
+        return self._homes[target]
+
+    def _note(self, found: Sequence[str]) -> None:
+        self.conditions += [reason for reason in found if reason not in self.conditions]
+
+
+class InstructionTimer(Timer):
+    """The emulated ARM processor, which has no times: it counts the instructions of an inference, exactly."""
+
+    unit = "instructions"
+    least_gain = 1.001
+
+    @property
+    def description(self) -> str:
+        return f"{CPU}, emulated: ARM instructions of an inference"
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return "executorch", "torchscript-lite"
+
+    def time(
+        self,
+        target: str,
+        artifacts: Mapping[str, Artifact],
+        inputs: tuple[Tensor, ...],
+        *,
+        processes: int,
+        warmup: int,
+        iterations: int,
+    ) -> Rounds:
+        """Count once, whatever ``processes`` and ``iterations`` are: another count would be the same."""
+        from deploy_kit.benchmarks.instructions import count_instructions
+        from deploy_kit.benchmarks.native import build_runner
+
+        bundle = build_runner(target, "aarch64")
+        return [
+            {
+                name: [float(count) for count in count_instructions(bundle, artifact.main_file, inputs).counts]
+                for name, artifact in artifacts.items()
+            }
+        ]
+
+
+TIMERS: dict[str, Callable[[str], Timer]] = {"local": LocalTimer}
+"""The timers of devices that are not reached through `deploy_kit.devices`."""
+
+
+def get_timer(spec: str) -> Timer:
+    """What times artifacts on the device that ``--device`` names.
+
+    Raises:
+        UserError: there is no such kind of device.
+        DeviceError: the device is not there, or cannot be used as it is.
+    """
+    if spec in TIMERS:
+        return TIMERS[spec](spec)
+    device = get_device(spec)
+    if device.info().emulated:
+        return InstructionTimer(device.spec)
+    return DeviceTimer(device.spec, device)
