@@ -48,9 +48,9 @@ class RunnerResult(Frozen):
     """The document that every runner writes; it comes from a device, so nothing in it is taken on trust.
 
     ``load_ns`` is from opening the file to a loaded model, None where it is not told; ``first_ns`` the first
-    inference. ``affinity`` are the cores that were in force; None where the system has none. ``window_ns`` is when the timed inferences began and
-    ended, in nanoseconds since the device was started (CLOCK_BOOTTIME); None where the runner cannot tell. The clocks
-    are those before, between and after the timed inferences, at most one look in 100 ms.
+    inference. ``affinity`` are the cores that were in force; None where the system has none. ``window_ns`` is when the
+    timed inferences began and ended, in nanoseconds since the device was started (CLOCK_BOOTTIME); None where the
+    runner cannot tell. The clocks are those before, between and after the timed inferences, at most one look in 100 ms.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
