@@ -12,7 +12,7 @@ NOISY = 0.1
 """The coefficient of variation from which samples are too noisy."""
 
 CLOCKS_MOVED = 0.05
-"""The relative change of a core's clock from before the samples to after them that is no rounding."""
+"""The relative difference of a core's lowest and highest clock among the samples that is no rounding."""
 
 WARMER_C = 10.0
 """How much warmer the hottest sensor may become."""
@@ -69,14 +69,16 @@ def _own_share(each: Round) -> float:
 
 
 def _moved_clocks(each: Round) -> str:
-    """The core whose clock moved most around the samples, in words; empty where none did, or nothing tells."""
-    clocks = each.result.clocks_mhz
-    if len(clocks) < 2:
+    """The core whose clock moved most from before the samples to after them, in words; empty where none did, or
+    nothing tells."""
+    used = each.result.affinity
+    series: dict[int, list[int]] = {}
+    for look in each.result.clocks_mhz:
+        for core, mhz in look.mhz.items():
+            if used is None or core in used:
+                series.setdefault(core, []).append(mhz)
+    changes = {core: (max(clocks) - min(clocks)) / max(*clocks, 1) for core, clocks in series.items()}
+    most = max(changes, key=lambda core: changes[core], default=None)
+    if most is None or changes[most] <= CLOCKS_MOVED:
         return ""
-    first, last = clocks[0].mhz, clocks[-1].mhz
-    used = set(each.result.affinity or first) & set(first) & set(last)
-    changes = {core: abs(last[core] - first[core]) / max(first[core], last[core], 1) for core in used}
-    core = max(changes, key=lambda core: changes[core], default=None)
-    if core is None or changes[core] <= CLOCKS_MOVED:
-        return ""
-    return f"core {core} ran at {first[core]} MHz before and {last[core]} MHz after"
+    return f"core {most} ran at {min(series[most])} to {max(series[most])} MHz"

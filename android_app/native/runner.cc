@@ -22,6 +22,7 @@
 namespace deploykit {
 namespace {
 
+constexpr int64_t kLookEvery = 100000000;  // nanoseconds between two looks at the clocks, at least
 constexpr int kMark = 0x64706b74;  // a prctl that no kernel knows: it does nothing but can be seen from outside
 
 #if defined(__aarch64__)
@@ -68,6 +69,7 @@ struct Measurement {
   int64_t load_ns = 0;
   std::vector<int64_t> warmup_ns;
   std::vector<int64_t> samples_ns;
+  std::vector<int64_t> window_ns;  // when the timed inferences began and ended, since the machine was started
   Memory before;
   Memory loaded;
   Memory end;
@@ -264,9 +266,9 @@ void pin(std::vector<int> wanted) {
   if (given && *given != wanted) throw Error("not all of the cores " + named + " are there to run on");
 }
 
-int64_t now_ns() {
+int64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {
   timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
+  clock_gettime(clock, &time);
   return int64_t{time.tv_sec} * 1000000000 + time.tv_nsec;
 }
 
@@ -281,16 +283,39 @@ Memory memory() {
   return memory;
 }
 
-std::map<int, long> clocks_mhz() {
-  std::map<int, long> clocks;
-  const long cores = sysconf(_SC_NPROCESSORS_CONF);
-  for (int core = 0; core < cores; ++core) {
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cpufreq/scaling_cur_freq");
-    long khz = 0;
-    if (file >> khz) clocks[core] = khz / 1000;
+// Reads the clocks of the cores that this process may run on. The files stay open, so that a look costs a read each.
+class ClockReader {
+ public:
+  ClockReader() {
+    const auto cores = affinity();
+    const long configured = sysconf(_SC_NPROCESSORS_CONF);
+    for (int core = 0; core < configured; ++core) {
+      if (cores && std::find(cores->begin(), cores->end(), core) == cores->end()) continue;
+      const auto path = "/sys/devices/system/cpu/cpu" + std::to_string(core) + "/cpufreq/scaling_cur_freq";
+      const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      if (file >= 0) files_[core] = file;
+    }
   }
-  return clocks;
-}
+  ~ClockReader() {
+    for (const auto& [core, file] : files_) close(file);
+  }
+  ClockReader(const ClockReader&) = delete;
+  ClockReader& operator=(const ClockReader&) = delete;
+
+  std::map<int, long> mhz() const {
+    std::map<int, long> clocks;
+    for (const auto& [core, file] : files_) {
+      char text[32];
+      const ssize_t size = pread(file, text, sizeof(text), 0);
+      long khz = 0;
+      if (size > 0 && std::from_chars(text, text + size, khz).ec == std::errc()) clocks[core] = khz / 1000;
+    }
+    return clocks;
+  }
+
+ private:
+  std::map<int, int> files_;
+};
 
 // The measurement.
 
@@ -312,14 +337,24 @@ Measurement measure(Engine& engine, const Options& options, const std::vector<In
   measured.loaded = memory();
   engine.prepare(inputs);
   for (int i = 0; i < options.warmup; ++i) measured.warmup_ns.push_back(timed(engine, false));
+  const ClockReader reader;
   const int64_t start = now_ns();
-  const auto first = clocks_mhz();
+  int64_t looked = start;
+  const auto look = [&] {
+    const auto mhz = reader.mhz();
+    if (!mhz.empty()) measured.clocks.push_back({looked - start, mhz});
+  };
+  look();
   measured.samples_ns.reserve(static_cast<size_t>(options.iterations));
-  for (int i = 0; i < options.iterations; ++i) measured.samples_ns.push_back(timed(engine, options.mark));
-  const int64_t end = now_ns();
-  const auto last = clocks_mhz();
-  if (!first.empty()) measured.clocks.push_back({0, first});
-  if (!last.empty()) measured.clocks.push_back({end - start, last});
+  measured.window_ns.push_back(now_ns(CLOCK_BOOTTIME));
+  for (int i = 0; i < options.iterations; ++i) {
+    measured.samples_ns.push_back(timed(engine, options.mark));
+    const int64_t now = now_ns();
+    if (i + 1 < options.iterations && (options.mark || now - looked < kLookEvery)) continue;
+    if (i + 1 == options.iterations) measured.window_ns.push_back(now_ns(CLOCK_BOOTTIME));
+    looked = now;
+    look();
+  }
   measured.end = memory();
   return measured;
 }
@@ -377,7 +412,7 @@ std::string result_json(const Engine& engine, const Options& options, const Meas
       << ",\n \"abi\": " << quoted(kAbi) << ", \"threads\": " << options.threads
       << ", \"affinity\": " << (cores ? list(*cores) : "null") << ", \"load_ns\": " << measured.load_ns
       << ", \"first_ns\": " << first << ",\n \"warmup_ns\": " << list(measured.warmup_ns)
-      << ",\n \"samples_ns\": " << list(measured.samples_ns)
+      << ",\n \"samples_ns\": " << list(measured.samples_ns) << ",\n \"window_ns\": " << list(measured.window_ns)
       << ",\n \"memory\": {\"baseline_kb\": " << or_null(measured.before.resident_kb)
       << ", \"loaded_kb\": " << or_null(measured.loaded.resident_kb)
       << ", \"peak_kb\": " << or_null(measured.end.peak_kb) << "},\n \"clocks_mhz\": " << clocks_json(measured.clocks)

@@ -26,6 +26,10 @@ Run = Callable[[], Outputs]
 MARK = 0x64706B74
 """The option of the prctl calls around a timed inference, which no kernel knows and a counting plug-in sees."""
 
+CPUS = "/sys/devices/system/cpu"
+LOOK_EVERY_NS = 100_000_000
+"""Nanoseconds between two looks at the clocks while inferences are timed, at least."""
+
 SIZES = {"float32": 4, "float16": 2, "float64": 8, "uint8": 1, "int8": 1, "int32": 4, "int64": 8, "bool": 1}
 
 
@@ -203,10 +207,12 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     mark = _marker(chosen.mark)
     try:
         run = engine.prepare(inputs)
-        warmup, _ = _time(run, chosen.warmup, lambda _: None)
-        clocks = [_clocks()]
-        samples, outputs = _time(run, chosen.iterations, mark)
-        clocks.append(_clocks())
+        warmup, _ = _time(run, chosen.warmup, lambda _: None, lambda: None)
+        clocks = ClockReader(affinity)
+        begun = _boottime_ns()
+        samples, outputs = _time(run, chosen.iterations, mark, (lambda: None) if chosen.mark else clocks.look_again)
+        ended = _boottime_ns()
+        clocks.look()
     except Exception as error:
         raise RunnerError(f"the model cannot be run: {_first_line(error)}") from None
     return {
@@ -221,14 +227,15 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         "first_ns": (warmup or samples)[0],
         "warmup_ns": warmup,
         "samples_ns": samples,
+        "window_ns": None if begun is None or ended is None else [begun, ended],
         "memory": {"baseline_kb": baseline, "loaded_kb": loaded, "peak_kb": _memory("VmHWM")},
-        "clocks_mhz": [each for each in clocks if each["mhz"]],
+        "clocks_mhz": clocks.looks,
         "outputs": _keep(outputs, chosen.outputs),
     }
 
 
-def _time(run: Run, count: int, mark: Callable[[int], None]) -> tuple[list[int], Outputs]:
-    """Nanoseconds of each of ``count`` inferences, and what the last one returned."""
+def _time(run: Run, count: int, mark: Callable[[int], None], between: Callable[[], None]) -> tuple[list[int], Outputs]:
+    """Nanoseconds of each of ``count`` inferences, and what the last one returned; ``between`` follows each."""
     samples: list[int] = []
     outputs: Outputs = []
     for _ in range(count):
@@ -237,6 +244,7 @@ def _time(run: Run, count: int, mark: Callable[[int], None]) -> tuple[list[int],
         outputs = run()
         samples.append(time.perf_counter_ns() - start)
         mark(0)
+        between()
     return samples, outputs
 
 
@@ -278,16 +286,44 @@ def _memory(field: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _clocks() -> dict[str, Any]:
-    """The clock of each core in MHz, where the kernel tells it."""
-    mhz = {}
-    for core in range(os.cpu_count() or 0):
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq") as file:
-                mhz[str(core)] = int(file.read()) // 1000
-        except (OSError, ValueError):
-            continue
-    return {"at_ns": time.perf_counter_ns(), "mhz": mhz}
+class ClockReader:
+    """Looks at the clocks of some cores, and keeps what it saw; the first look is at once.
+
+    The files stay open, so that a look costs a read each. ``looks`` stays empty where the kernel tells no clocks.
+    """
+
+    def __init__(self, cores: list[int] | None):
+        self.files = {}
+        for core in range(os.cpu_count() or 0) if cores is None else cores:
+            try:
+                path = f"{CPUS}/cpu{core}/cpufreq/scaling_cur_freq"
+                self.files[str(core)] = os.open(path, os.O_RDONLY)
+            except OSError:
+                continue
+        self.looks: list[dict[str, Any]] = []
+        self.look()
+
+    def look(self) -> None:
+        """Read the clocks in MHz."""
+        self.at_ns, mhz = time.perf_counter_ns(), {}
+        for core, file in self.files.items():
+            try:
+                mhz[core] = int(os.pread(file, 32, 0)) // 1000
+            except (OSError, ValueError):
+                continue
+        if mhz:
+            self.looks.append({"at_ns": self.at_ns, "mhz": mhz})
+
+    def look_again(self) -> None:
+        """Read them where the last look is long enough ago."""
+        if time.perf_counter_ns() - self.at_ns >= LOOK_EVERY_NS:
+            self.look()
+
+
+def _boottime_ns() -> int | None:
+    """Nanoseconds since the machine was started, sleep included; None where the system has no such clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return None if clock is None else time.clock_gettime_ns(clock)
 
 
 def _marker(wanted: bool) -> Callable[[int], None]:

@@ -99,9 +99,10 @@ def test_what_the_system_does_not_tell_is_null(runner: Runner) -> None:
     assert result.affinity is None
     assert (result.memory.baseline_kb, result.memory.loaded_kb, result.memory.peak_kb) == (None, None, None)
     assert result.clocks_mhz == []
+    assert result.window_ns is None
 
 
-def test_it_reads_the_clocks_before_and_after_and_the_lists_of_cores(runner: Runner) -> None:
+def test_it_reads_the_clocks_now_and_then_when_it_timed_and_the_lists_of_cores(runner: Runner) -> None:
     cores = runner.folder / "root" / "sys" / "devices" / "system" / "cpu"
     for name, text in {"cpu0": "1804800\n", "cpu10": "2841600\n", "cpu3": "<unknown>\n", "cpuidle": "5\n"}.items():
         (cores / name / "cpufreq").mkdir(parents=True)
@@ -110,10 +111,14 @@ def test_it_reads_the_clocks_before_and_after_and_the_lists_of_cores(runner: Run
     status = runner.folder / "root" / "proc" / "thread-self" / "status"
     status.parent.mkdir(parents=True)
     status.write_text("Name:\tx\nCpus_allowed:\tf7\nCpus_allowed_list:\t0-2,4,6-7\n")
-    result = runner.measured(root=runner.folder / "root", sleep=2)
-    assert [each.mhz for each in result.clocks_mhz] == [{0: 1804, 10: 2841}] * 2
-    before, after = result.clocks_mhz
-    assert after.at_ns - before.at_ns >= sum(result.samples_ns)
+    (runner.folder / "root" / "proc" / "uptime").write_text("4711.25 9000.00\n")
+    result = runner.measured(root=runner.folder / "root", sleep=30)
+    assert [each.mhz for each in result.clocks_mhz] == [{0: 1804, 10: 2841}] * len(result.clocks_mhz)
+    first, *between, last = result.clocks_mhz
+    assert last.at_ns - first.at_ns >= sum(result.samples_ns)
+    assert 1 <= len(between) <= (last.at_ns - first.at_ns) // 100_000_000
+    assert between[0].at_ns - first.at_ns >= 100_000_000
+    assert result.window_ns == (4_711_250_000_000, 4_711_250_000_000)
     assert result.affinity == [0, 1, 2, 4, 6, 7]
 
 

@@ -28,6 +28,7 @@ from deploy_kit.benchmarks.native import BuildError, Bundle, build_runner, nativ
 from deploy_kit.errors import MissingDependencyError, UserError
 from deploy_kit.exporters.torchscript_lite import TorchScriptLite, TorchScriptLiteOptions
 from deploy_kit.sources import load_model
+from tests.benchmarks.test_clocks import cpus
 from tests.support import Everything, TwoInputs, once, random
 
 ENGINES = ["executorch", "torchscript-lite"]
@@ -178,6 +179,36 @@ def test_it_runs_on_the_cores_that_were_asked_for(bundle: Bundle, case: Case, tm
     core = max(os.sched_getaffinity(0))
     result = _measure(bundle, _options(case.model, case.inputs, tmp_path, cores=core), tmp_path)
     assert result.affinity == [core]
+
+
+UNDER_OTHER_CPUS = 'mount --bind "$1" /sys/devices/system/cpu && shift && exec "$@"'
+
+
+def test_the_clocks_are_looked_at_now_and_then_and_the_window_is_told(
+    bundle: Bundle, case: Case, tmp_path: Path
+) -> None:
+    """In a namespace whose ``/sys`` has clocks, which machines in a cloud have not."""
+    private = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*private, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine gives no namespaces")
+    core = min(os.sched_getaffinity(0))
+    folder = cpus(tmp_path / "cpu", dict.fromkeys(range(core + 2), "1804800"))
+    options = _options(case.model, case.inputs, tmp_path, iterations=3000, cores=core)
+    command = [*private, "sh", "-c", UNDER_OTHER_CPUS, "sh", str(folder), *bundle.command(str(bundle.folder)), *options]
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = RunnerResult.model_validate_json((tmp_path / "result.json").read_text())
+    assert [look.mhz for look in result.clocks_mhz] == [{core: 1804}] * len(result.clocks_mhz)
+    first, *between, last = [look.at_ns for look in result.clocks_mhz]
+    assert last - first >= sum(result.samples_ns)
+    assert len(between) <= (last - first) // 100_000_000
+    assert (last - first) // 200_000_000 <= len(between)
+    assert result.window_ns is not None
+    begun, ended = result.window_ns
+    assert before < begun < ended < after
+    assert sum(result.samples_ns) <= ended - begun <= last - first
 
 
 def _cut(path: Path) -> None:

@@ -17,8 +17,8 @@ def found(*rounds: Round, emulated: bool = False) -> list[str]:
     return reasons(device, rounds, summarise([each.result.samples_ns for each in rounds]))
 
 
-def clocks(before: dict[int, int], after: dict[int, int]) -> list[dict[str, object]]:
-    return [{"at_ns": 1, "mhz": before}, {"at_ns": 2, "mhz": after}]
+def clocks(*looks: dict[int, int]) -> list[dict[str, object]]:
+    return [{"at_ns": number, "mhz": mhz} for number, mhz in enumerate(looks)]
 
 
 def test_quiet_samples_count() -> None:
@@ -41,7 +41,13 @@ def test_quiet_samples_count() -> None:
         ),
         (
             round_of(QUIET, clocks_mhz=clocks({0: 2000, 1: 800}, {0: 1500, 1: 800})),
-            "clocks moved: core 0 ran at 2000 MHz before and 1500 MHz after",
+            "clocks moved: core 0 ran at 1500 to 2000 MHz",
+        ),
+        (
+            round_of(
+                QUIET, affinity=[0, 1], clocks_mhz=clocks({0: 2000, 1: 800}, {0: 1990, 1: 600}, {0: 2000, 1: 800})
+            ),
+            "clocks moved: core 1 ran at 600 to 800 MHz",
         ),
         (
             round_of(QUIET, before=DeviceState(load=2.0)),

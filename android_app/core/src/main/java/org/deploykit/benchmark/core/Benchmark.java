@@ -7,6 +7,9 @@ import java.util.List;
 
 /** The protocol: load, warm-up, timed inferences, and what the kernel tells around them. */
 public final class Benchmark {
+    /** Nanoseconds between two looks at the clocks while inferences are timed, at least. */
+    private static final long LOOK_EVERY = 100_000_000;
+
     private Benchmark() {}
 
     /**
@@ -32,14 +35,21 @@ public final class Benchmark {
             Long loaded = kernel.memoryKb("VmRSS");
             List<Long> warmup = new ArrayList<>();
             List<Long> samples = new ArrayList<>();
+            List<Long> window = new ArrayList<>();
             List<Result.Clocks> clocks = new ArrayList<>();
             List<Result.Kept> kept = new ArrayList<>();
             attempt("the model cannot be run", () -> {
                 engine.prepare(inputs);
-                warmup.addAll(time(engine, options.warmup()));
-                clocks.add(new Result.Clocks(System.nanoTime(), kernel.clocksMhz()));
-                samples.addAll(time(engine, options.iterations()));
-                clocks.add(new Result.Clocks(System.nanoTime(), kernel.clocksMhz()));
+                warmup.addAll(time(engine, options.warmup(), () -> {}));
+                clocks.add(look(kernel));
+                window.add(kernel.uptime());
+                samples.addAll(time(engine, options.iterations(), () -> {
+                    if (System.nanoTime() - clocks.get(clocks.size() - 1).at() >= LOOK_EVERY) {
+                        clocks.add(look(kernel));
+                    }
+                }));
+                window.add(kernel.uptime());
+                clocks.add(look(kernel));
                 kept.addAll(keep(engine.outputs(), options.outputs()));
             });
             return new Result(
@@ -51,6 +61,7 @@ public final class Benchmark {
                     load,
                     warmup,
                     samples,
+                    window.contains(null) ? null : window,
                     baseline,
                     loaded,
                     kernel.memoryKb("VmHWM"),
@@ -59,14 +70,19 @@ public final class Benchmark {
         }
     }
 
-    /** Nanoseconds of each of a number of inferences; the outputs of the last one are kept. */
-    private static List<Long> time(Engine engine, int count) throws Exception {
+    private static Result.Clocks look(Kernel kernel) {
+        return new Result.Clocks(System.nanoTime(), kernel.clocksMhz());
+    }
+
+    /** Nanoseconds of each of a number of inferences, and what follows each; the outputs of the last one are kept. */
+    private static List<Long> time(Engine engine, int count, Runnable between) throws Exception {
         Long[] times = new Long[count];
         for (int index = 0; index < count; index++) {
             engine.release();
             long start = System.nanoTime();
             engine.run();
             times[index] = System.nanoTime() - start;
+            between.run();
         }
         return Arrays.asList(times);
     }

@@ -16,6 +16,8 @@ import java.util.regex.Pattern;
 public final class Kernel {
     private static final Pattern CORE = Pattern.compile("cpu([0-9]{1,4})");
 
+    private static final Pattern UPTIME = Pattern.compile("^([0-9]{1,9})\\.([0-9]{2}) ");
+
     private final File root;
 
     public Kernel() {
@@ -63,6 +65,13 @@ public final class Kernel {
             }
         }
         return Collections.unmodifiableMap(clocks);
+    }
+
+    /** Nanoseconds since the machine was started, to a hundredth of a second; null where the kernel does not tell. */
+    public Long uptime() {
+        String text = read(new File(root, "proc/uptime"));
+        Matcher found = text == null ? null : UPTIME.matcher(text);
+        return found == null || !found.find() ? null : Long.parseLong(found.group(1) + found.group(2)) * 10_000_000;
     }
 
     /** The machine as Linux calls it: {@code aarch64}, {@code x86_64}. */

@@ -5,7 +5,11 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** What a run measured; {@link #json} is the document that every runner writes. Times are in nanoseconds. */
+/**
+ * What a run measured; {@link #json} is the document that every runner writes. Times are in nanoseconds.
+ *
+ * @param window when the timed inferences began and ended, since the machine was started; null where that is not told
+ */
 public record Result(
         String runner,
         String engine,
@@ -15,6 +19,7 @@ public record Result(
         long load,
         List<Long> warmup,
         List<Long> samples,
+        List<Long> window,
         Long baselineKb,
         Long loadedKb,
         Long peakKb,
@@ -50,6 +55,7 @@ public record Result(
         document.put("first_ns", first());
         document.put("warmup_ns", warmup);
         document.put("samples_ns", samples);
+        document.put("window_ns", window);
         document.put("memory", memory);
         document.put("clocks_mhz", clockRecords());
         document.put("outputs", outputRecords());
