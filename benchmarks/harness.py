@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 
 from deploy_kit.artifact import Artifact
-from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement, Output, Round, RunnerResult
+from deploy_kit.benchmarks.energy.base import MeterError
+from deploy_kit.benchmarks.energy.measure import AUTO, check_name, choose_meter, measure_energy
+from deploy_kit.benchmarks.measurement import ArtifactRecord, Energy, Measurement, Output, Round, RunnerResult
+from deploy_kit.benchmarks.outputs import check_outputs
 from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
 from deploy_kit.benchmarks.runners.base import Job, Runner, write_input
 from deploy_kit.benchmarks.summary import summarise
@@ -45,6 +48,8 @@ def bench(
     protocol: Protocol,
     *,
     command: str,
+    energy: str = AUTO,
+    check: bool = True,
     announce: Callable[[str], None] = lambda text: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measured:
@@ -53,12 +58,16 @@ def bench(
     Args:
         artifact: its main file is brought to the device, with every file beside it.
         command: what repeats the measurement; it is kept.
+        energy: a meter of `deploy_kit.benchmarks.energy.measure.METERS`, ``auto`` or ``none``. With a meter, a run
+            more follows the rounds; where there is none, the energy is None with the reason.
+        check: whether the last outputs are compared with the model's.
         announce: told what is being done.
 
     Raises:
         DeviceError: the device or the runner failed, or the runner's document is damaged; nothing is left there.
-        UserError: cores that the device does not have, or an artifact that is a package.
+        UserError: cores that the device does not have, a meter that there is not, or an artifact that is a package.
     """
+    check_name(energy)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     announce(f"copy to {device.spec}")
     with installed(runner, device) as home, placed(artifact, device, runner, protocol, home) as there:
@@ -67,7 +76,36 @@ def bench(
             cool(device, protocol, announce, sleep)
             rounds.append(there.round())
         outputs = there.outputs(rounds[-1].result.outputs)
-    return Measured(_measurement(artifact, there.info, protocol, started, rounds, command), outputs)
+        used, no_energy = _energy(there, rounds, energy, lambda: cool(device, protocol, announce, sleep), sleep)
+    announce("compare the outputs")
+    inputs = example_inputs(artifact.manifest.inputs)
+    checked, unchecked = check_outputs(artifact, inputs, outputs) if check else (None, "not asked for")
+    measured = _measurement(artifact, there.info, protocol, started, rounds, command)
+    reasons = [f"wrong outputs: {checked.failure}"] if checked is not None and checked.verdict == "wrong" else []
+    missing = {"energy": no_energy, "outputs": unchecked}
+    measurement = measured.model_copy(
+        update={
+            "energy": used,
+            "outputs": checked,
+            "unavailable": measured.unavailable | {name: reason for name, reason in missing.items() if reason},
+            "valid": measured.valid and not reasons,
+            "reasons": [*reasons, *measured.reasons],
+        }
+    )
+    return Measured(measurement, outputs)
+
+
+def _energy(
+    there: Placed, rounds: Sequence[Round], wanted: str, ready: Callable[[], None], sleep: Callable[[float], None]
+) -> tuple[Energy | None, str]:
+    """The energy of an inference, or None and the reason why it is not known."""
+    expected_ns = statistics.median(sample for each in rounds for sample in each.result.samples_ns)
+    try:
+        meter = choose_meter(there.device, wanted)
+        ready()
+        return measure_energy(there.device, meter, there.round, there.job.iterations, expected_ns, sleep), ""
+    except MeterError as error:
+        return None, str(error)
 
 
 @contextmanager
@@ -160,9 +198,11 @@ class Placed:
     def round(self) -> Round:
         """One run of the runner, between two looks at the device."""
         before = self.device.state()
+        begun = time.perf_counter_ns()
         result = self.runner.run(self.device, self.job, self.scratch)
+        wall_ns = time.perf_counter_ns() - begun
         _check(result, self.artifact, self.protocol)
-        return Round(before=before, after=self.device.state(), result=result)
+        return Round(before=before, after=self.device.state(), result=result, wall_ns=wall_ns)
 
     def outputs(self, records: Sequence[Output]) -> list[np.ndarray]:
         """The outputs of the last inference; none where the runner kept none."""
@@ -229,12 +269,15 @@ def _measurement(
         for each in rounds
         if each.result.memory.peak_kb is not None and each.result.memory.baseline_kb is not None
     ]
-    unavailable = {"energy": "no meter was asked for"}
+    unavailable = {}
     if not peaks:
         unavailable["memory_over_baseline_kb"] = "the runner cannot read its memory on this device"
     loads = [each.result.load_ns for each in rounds if each.result.load_ns is not None]
     if not loads:
         unavailable["load_ms"] = "the runner does not tell how long loading took"
+    overheads = [outside for each in rounds if (outside := _outside_ns(each)) is not None]
+    if not overheads:
+        unavailable["overhead_ms"] = "the runner does not tell all of its own times"
     if summary.p99_ms is None:
         unavailable["summary.p99_ms"] = "fewer than 100 samples"
     return Measurement(
@@ -247,12 +290,21 @@ def _measurement(
         load_ms=statistics.median(loads) / 1e6 if loads else None,
         first_ms=statistics.median(each.result.first_ns for each in rounds) / 1e6,
         memory_over_baseline_kb=max(peaks, default=None),
+        overhead_ms=statistics.median(overheads) / 1e6 if overheads else None,
         unavailable=unavailable,
         valid=not found,
         reasons=found,
         notes=[],
         command=command,
     )
+
+
+def _outside_ns(each: Round) -> int | None:
+    """What of a round is neither loading, nor warm-up, nor timed; None where that is not told."""
+    result = each.result
+    if each.wall_ns is None or result.load_ns is None:
+        return None
+    return each.wall_ns - result.load_ns - sum(result.warmup_ns) - sum(result.samples_ns)
 
 
 def record_of(artifact: Artifact) -> ArtifactRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,11 +71,54 @@ class RunnerResult(Frozen):
 
 
 class Round(Frozen):
-    """One run of the runner, and the device's state before and after it."""
+    """One run of the runner, and the device's state before and after it; ``wall_ns`` is how long it all took here."""
 
     before: DeviceState
     after: DeviceState
     result: RunnerResult
+    wall_ns: int | None = None
+
+
+class Energy(Frozen):
+    """The energy of an inference by a meter: that of the timed inferences, less the idle device's in the same time.
+
+    It is of a run of its own, whose median is ``p50_ms``. ``total_mj`` is all that was used in the window, and
+    ``baseline_mw`` the power of the idle device over ``baseline_s`` seconds before the run. ``parts_mj`` are of an
+    inference, by what the meter tells apart. ``sampling_hz`` is how often the meter had something new; the powers are
+    the lowest and highest of its samples, or the mean where it has several parts. ``clock_doubt_s`` is by how much the
+    window may be shifted.
+    """
+
+    method: str
+    scope: str
+    mj_per_inference: float
+    parts_mj: dict[str, float]
+    iterations: int
+    window_s: float
+    total_mj: float
+    baseline_mw: float
+    baseline_s: float
+    sampling_hz: float
+    samples: int
+    lowest_mw: float
+    highest_mw: float
+    clock_doubt_s: float
+    p50_ms: float
+
+
+class OutputCheck(Frozen):
+    """Whether the outputs of the last timed inference are right, by the limits of the artifact's precision.
+
+    ``against`` says what they were compared with. ``noise_ratio`` is None where that is no float64 reference.
+    """
+
+    verdict: Literal["right", "wrong"]
+    against: str
+    precision: str
+    snr_db: float | None
+    noise_ratio: float | None
+    max_relative_error: float | None
+    failure: str | None = None
 
 
 class ArtifactRecord(Frozen):
@@ -110,7 +153,12 @@ class Measurement(Frozen):
     """The median over the rounds."""
     memory_over_baseline_kb: int | None
     """The highest peak less its baseline, over the rounds."""
-    energy: dict[str, Any] | None = None
+    overhead_ms: float | None = None
+    """The median over the rounds of what is neither loading, nor warm-up, nor timed: starting the runner, reading
+    inputs, looking at the clocks, fetching the result."""
+    energy: Energy | None = None
+    outputs: OutputCheck | None = None
+    """Of the last round."""
     unavailable: dict[str, str] = {}
     """Of each field that is None, why."""
     valid: bool

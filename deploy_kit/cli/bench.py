@@ -70,6 +70,12 @@ def command(
     runner: Annotated[
         str | None, typer.Option(help="A program that you built for the device, or app: the installed one.")
     ] = None,
+    energy: Annotated[
+        str, typer.Option(help="auto, none, monsoon, rails (Pixels), battery or rapl (this machine).")
+    ] = "auto",
+    check_outputs: Annotated[
+        bool, typer.Option("--check-outputs/--no-check-outputs", help="Compare the outputs with the model's.")
+    ] = True,
     metric: Annotated[
         str, typer.Option(help="latency, or instructions: ARM instructions of an inference, on qemu:aarch64.")
     ] = "latency",
@@ -81,6 +87,7 @@ def command(
     A measurement whose conditions were not good is printed with the reasons, and the exit code is 1.
     """
     from deploy_kit.artifact import open_artifact
+    from deploy_kit.benchmarks.energy.measure import check_name
     from deploy_kit.benchmarks.protocol import Protocol
     from deploy_kit.devices.registry import get_device
 
@@ -96,11 +103,19 @@ def command(
     if out is not None:
         _check_out(out)
     _check_metric(metric, device)
+    check_name(energy)
     chosen = get_device(device)
     with show_stages() as stages:
         opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, runner, stages)
         counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
-        measured = [] if counted else [_measure(artifact, chosen, runner, protocol, stages) for artifact in opened]
+        measured = (
+            []
+            if counted
+            else [
+                _measure(artifact, chosen, runner, protocol, stages, energy=energy, check=check_outputs)
+                for artifact in opened
+            ]
+        )
     if counted:
         _report_counts(counted, json=json, out=out)
         return
@@ -110,7 +125,7 @@ def command(
     if json:
         print_json(documents)
     else:
-        _report(measured)
+        _report(measured, energy)
     if not all(each.valid for each in measured):
         raise typer.Exit(1)
 
@@ -133,7 +148,14 @@ def _found(device: Device, runner: str | None, stages: Stages) -> list[Artifact]
 
 
 def _measure(
-    artifact: Artifact, device: Device, program: str | None, protocol: Protocol, stages: Stages
+    artifact: Artifact,
+    device: Device,
+    program: str | None,
+    protocol: Protocol,
+    stages: Stages,
+    *,
+    energy: str,
+    check: bool,
 ) -> Measurement:
     from deploy_kit.benchmarks.harness import bench
     from deploy_kit.benchmarks.runners.choice import choose_runner
@@ -142,7 +164,14 @@ def _measure(
     with stages.stage(f"measure {artifact.manifest.model.name}, {target}, on {device.spec}"):
         runner = choose_runner(device, target, protocol.threads, program)
         return bench(
-            artifact, device, runner, protocol, command=shlex.join(["deploykit", *sys.argv[1:]]), announce=_announce
+            artifact,
+            device,
+            runner,
+            protocol,
+            command=shlex.join(["deploykit", *sys.argv[1:]]),
+            energy=energy,
+            check=check,
+            announce=_announce,
         ).measurement
 
 
@@ -217,7 +246,7 @@ def _write(out: Path, measured: list[dict[str, Any]]) -> None:
     replace(out, json.dumps(measured, indent=1) + "\n")
 
 
-def _report(measured: list[Measurement]) -> None:
+def _report(measured: list[Measurement], meter: str) -> None:
     device = measured[0].device
     parts = [device.model, device.soc, device.os, device.abi]
     print_line(f"{device.spec}: {', '.join(dict.fromkeys(part for part in parts if part))}")
@@ -225,12 +254,28 @@ def _report(measured: list[Measurement]) -> None:
     print_table(
         f"{protocol.iterations} inferences after {protocol.warmup}, {protocol.rounds} round(s), "
         f"{protocol.threads} thread(s){f', cores {protocol.cores}' if protocol.cores else ''}",
-        ["model", "target", "p50, ms", "mean", "std", "p90", "min", "first", "load", "memory", "size", "valid"],
+        [
+            "model",
+            "target",
+            "p50, ms",
+            "mean",
+            "std",
+            "p90",
+            "min",
+            "first",
+            "load",
+            "memory",
+            "mJ",
+            "size",
+            "outputs",
+            "valid",
+        ],
         [_row(each) for each in measured],
     )
     for each in measured:
-        for reason in each.reasons:
-            print_note(f"{each.artifact.model}, {each.artifact.target}: {reason}")
+        missing = [] if meter in ("auto", "none") or each.energy else [f"no energy: {each.unavailable['energy']}"]
+        for text in [*each.reasons, *missing]:
+            print_note(f"{each.artifact.model}, {each.artifact.target}: {text}")
 
 
 def _row(each: Measurement) -> list[str | None]:
@@ -243,6 +288,8 @@ def _row(each: Measurement) -> list[str | None]:
         *(format_number(value, 2) for value in (summary.p50_ms, summary.mean_ms, summary.std_ms, summary.p90_ms)),
         *(format_number(value, 2) for value in (summary.min_ms, each.first_ms, each.load_ms)),
         None if memory is None else format_bytes(memory * 1024),
+        None if each.energy is None else format_number(each.energy.mj_per_inference, 2),
         format_bytes(each.artifact.bytes),
+        None if each.outputs is None else each.outputs.verdict,
         "yes" if each.valid else "no",
     ]

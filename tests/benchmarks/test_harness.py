@@ -86,7 +86,7 @@ def writes(tmp_path: Path, document: Any) -> Program:
 def test_raw_samples_and_conditions_are_kept(tmp_path: Path, artifact: Artifact) -> None:
     device = Folder(tmp_path)
     found = bench(
-        artifact, device, writes(tmp_path, DOCUMENT), Protocol(rounds=3, cores="big"), command="x"
+        artifact, device, writes(tmp_path, DOCUMENT), Protocol(rounds=3, cores="big"), command="x", energy="none"
     ).measurement
     assert [each.result.samples_ns for each in found.rounds] == [QUIET] * 3
     assert (found.valid, found.reasons) == (True, [])
