@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from deploy_kit.devices.adb import Adb, attached_serials
 from deploy_kit.devices.base import Device, DeviceInfo
+from deploy_kit.devices.hosts import listed_hosts
 from deploy_kit.devices.local import Local
 from deploy_kit.devices.qemu import Qemu
+from deploy_kit.devices.ssh import Ssh
 from deploy_kit.errors import DeployKitError, UserError, unknown_name
 
 
@@ -17,8 +19,11 @@ def _local(place: str | None) -> Device:
     return Local()
 
 
-KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb, "qemu": Qemu}
+KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb, "qemu": Qemu, "ssh": Ssh}
 """What makes a device of a kind, from what follows the colon; None where there is none."""
+
+LISTED_S = 3.0
+"""How long a host that is only listed may take to answer."""
 
 
 def get_device(spec: str) -> Device:
@@ -35,7 +40,7 @@ def get_device(spec: str) -> Device:
 
 
 def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
-    """What is attached, each with what it is, or why it cannot be used; this machine is the first.
+    """What is attached or listed, each with what it is, or why it cannot be used; this machine is the first.
 
     What is needed to look for more, such as adb, is an entry with its error where it is missing.
     """
@@ -45,9 +50,19 @@ def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
         specs += [f"adb:{serial}" for serial in sorted(attached_serials())]
     except DeployKitError as error:
         found.append(("adb", error))
+    try:
+        specs += [f"ssh:{host}" for host in listed_hosts()]
+    except DeployKitError as error:
+        found.append(("ssh", error))
     for spec in reversed(specs):
         try:
-            found.insert(0, (spec, get_device(spec).info()))
+            found.insert(0, (spec, _look(spec).info()))
         except DeployKitError as error:
             found.insert(0, (spec, error))
     return found
+
+
+def _look(spec: str) -> Device:
+    """A device that is to be listed, which nobody wants to wait for."""
+    kind, _, place = spec.partition(":")
+    return Ssh(place, connect_s=LISTED_S, answer_s=LISTED_S) if kind == "ssh" else get_device(spec)
