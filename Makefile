@@ -1,13 +1,20 @@
 # `make edgevit_s` exports the model; `make test` passes the tests. Both set everything up first.
 PYTHON ?= python3
 
-.PHONY: edgevit_s test lint benchmark compatibility
+.PHONY: edgevit_s test device-test lint benchmark compatibility
 
 edgevit_s: .venv/ready
 	.venv/bin/deploykit export edgevit_s --target torchscript-lite --force
 
 test: .venv/targets lint
 	.venv/bin/pytest --numprocesses 2 --dist loadgroup
+
+# The tests of devices and native runners, the slow ones too, with the system packages that they use.
+DEVICE_TESTS = tests/devices tests/android_app tests/benchmarks/test_native.py
+
+device-test: .venv/targets
+	scripts/device_tools.sh
+	.venv/bin/pytest --numprocesses 2 --dist loadgroup -m "slow or not slow" $(DEVICE_TESTS)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

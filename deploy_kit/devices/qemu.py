@@ -75,5 +75,5 @@ def write_root(root: Path) -> None:
     for name in ("online", "possible", "present"):
         (cpu / name).write_text("0\n")
     (cpu / "kernel_max").write_text("0\n")
-    (root / "proc").mkdir()
+    (root / "proc").mkdir(exist_ok=True)
     (root / "proc" / "cpuinfo").write_text(CPUINFO)
