@@ -37,7 +37,24 @@ def test_json_is_what_is_kept(deploykit: Callable[..., Ended], tiny_onnx: Artifa
     assert len(found["rounds"]) == 2
     assert found["summary"]["p99_ms"] is None
     assert found["unavailable"]["summary.p99_ms"] == "fewer than 100 samples"
-    assert found["energy"] is None
+    assert found["outputs"]["verdict"] == "right"
+    assert found["overhead_ms"] > 0
+
+
+def test_what_was_not_asked_for_is_null_with_the_reason(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
+    ended = deploykit(
+        "bench", tiny_onnx.folder, "--iterations", "3", "--json", "--no-check-outputs", "--energy", "none"
+    )
+    (found,) = ended.json
+    assert (found["outputs"], found["energy"]) == (None, None)
+    assert found["unavailable"]["outputs"] == found["unavailable"]["energy"] == "not asked for"
+
+
+def test_a_meter_that_was_asked_for_and_is_not_there_is_said(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact
+) -> None:
+    ended = deploykit("bench", tiny_onnx.folder, "--iterations", "3", "--energy", "rails")
+    assert "no energy: rails: only Android phones have them" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -48,6 +65,7 @@ def test_json_is_what_is_kept(deploykit: Callable[..., Ended], tiny_onnx: Artifa
         (["--out", "measured.txt"], "'measured.txt' is no .json file", 2),
         (["--out", "no/such/measured.json"], "there is no folder 'no/such'", 2),
         (["--runner", "no/such/runner"], "there is no program 'no/such/runner'", 2),
+        (["--energy", "steam"], "there is no meter called 'steam'", 2),
         (["--metric", "fuel"], "there is no metric called 'fuel'", 2),
         (["--metric", "instructions"], "instructions are counted on an emulated processor, not on local", 2),
         (["--runner", "/bin/false"], "the runner (false) failed on local", 1),
