@@ -218,10 +218,10 @@ class Ssh(Device):
     def pull(self, source: str, target: Path) -> None:
         _check_path(source)
         what, place = f"while {source!r} was pulled", shlex.quote(source)
-        asked = self._shell(f"test -f {place} && wc -c < {place}", self._answer_s, what)
-        if asked.code != 0 or not asked.out.strip().isdigit():
+        found = self._ask(f"[ ! -f {place} ] || wc -c < {place}", what, self._answer_s).strip()
+        if not found.isdigit():
             raise DeviceError(f"{self.spec} has no file {source!r}")
-        size = int(asked.out)
+        size = int(found)
         try:
             if shutil.disk_usage(target.parent).free < size:
                 raise DeviceError(f"there is no space for {str(target)!r} of {size} bytes", fix="free some space here")

@@ -33,7 +33,8 @@ class Board:
     """A machine at ``spec``, which is this one with other folders.
 
     ``programs`` come first on its path. ``temporary`` is its folder for temporary files. ``ssh`` is a folder with an
-    `ssh` that has the key to it and knows its host key, as a user's would by ``~/.ssh``.
+    `ssh` that has the key to it and knows its host key, as a user's would by ``~/.ssh``. Its shell is told that it is
+    no first one: bash then leaves the user's ``.bashrc`` alone.
     """
 
     def __init__(self, folder: Path):
@@ -70,7 +71,7 @@ class Board:
             f"AuthorizedKeysFile {folder}/key.pub\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             "PermitRootLogin yes\nPidFile none\nPrintMotd no\nMaxStartups 100\nMaxSessions 3\n"
-            f'SetEnv "PATH={self.programs}:{os.environ["PATH"]}" "TMPDIR={self.temporary}"\n'
+            f'SetEnv "PATH={self.programs}:{os.environ["PATH"]}" "TMPDIR={self.temporary}" SHLVL=2\n'
         )
 
     def trust(self, name: str) -> None:
