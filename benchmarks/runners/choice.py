@@ -33,11 +33,14 @@ def choose_runner(device: Device, target: str, threads: int, wanted: str | None 
     """The runner of a target's artifacts on a device.
 
     Args:
-        wanted: ``app``, or the path of a program that the user built for the device; None is the device's own.
+        wanted: ``app``, or the path of a program that the user built for the device; None is the device's own. On an
+            iPhone, ``app:cpuOnly`` and so on also choose what CoreML may use.
 
     Raises:
         UserError: no runner for the target on such a device, or a program that is not there.
     """
+    if device.spec.startswith("ios:"):
+        return _ios_app(target, wanted)
     if wanted == APP:
         return _app(device, target)
     if wanted is not None:
@@ -59,3 +62,12 @@ def _app(device: Device, target: str) -> Runner:
         raise UserError(f"{device.spec} has no benchmark app", fix="leave out --runner")
     app_of(target)
     return AndroidApp(target)
+
+
+def _ios_app(target: str, wanted: str | None) -> Runner:
+    from deploy_kit.benchmarks.runners.ios_app import IosApp
+
+    name, _, units = (wanted or APP).partition(":")
+    if name != APP:
+        raise UserError(f"an iPhone runs no program such as {wanted!r}", fix="leave out --runner")
+    return IosApp(target, units or "all")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from deploy_kit.devices.adb import Adb, attached_serials
 from deploy_kit.devices.base import Device, DeviceInfo
 from deploy_kit.devices.hosts import listed_hosts
+from deploy_kit.devices.ios import Ios, attached_udids
 from deploy_kit.devices.local import Local
 from deploy_kit.devices.qemu import Qemu
 from deploy_kit.devices.ssh import Ssh
@@ -19,7 +20,7 @@ def _local(place: str | None) -> Device:
     return Local()
 
 
-KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb, "qemu": Qemu, "ssh": Ssh}
+KINDS: dict[str, Callable[[str | None], Device]] = {"local": _local, "adb": Adb, "qemu": Qemu, "ssh": Ssh, "ios": Ios}
 """What makes a device of a kind, from what follows the colon; None where there is none."""
 
 LISTED_S = 3.0
@@ -50,6 +51,10 @@ def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
         specs += [f"adb:{serial}" for serial in sorted(attached_serials())]
     except DeployKitError as error:
         found.append(("adb", error))
+    try:
+        specs += [f"ios:{udid}" for udid in attached_udids()]
+    except DeployKitError as error:
+        found.append(("ios", error))
     try:
         specs += [f"ssh:{host}" for host in listed_hosts()]
     except DeployKitError as error:
