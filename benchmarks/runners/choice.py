@@ -50,6 +50,10 @@ def choose_runner(device: Device, target: str, threads: int, wanted: str | None 
         return Program(program.name, (), (program.resolve(),))
     if device.spec == "local":
         return local_runner(target, threads)
+    if device.spec.startswith("ssh:") and target == "tensorrt":
+        from deploy_kit.benchmarks.runners.trtexec import Trtexec
+
+        return Trtexec()
     from deploy_kit.benchmarks.native import native_runner
 
     return native_runner(target, device.info().abi)
