@@ -13,20 +13,20 @@ printf '%s' ':arm64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x
 '\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:'"$qemu:PF" \
     > /proc/sys/fs/binfmt_misc/register
 
+# What is written is written here alone: another run may have the same root.
 mount -t tmpfs tmpfs "$root/data/local/tmp"
+mount -t tmpfs tmpfs "$root/tmp"
 mount -t proc proc "$root/proc"
 mount --bind "$root/cpuinfo" "$root/proc/cpuinfo"
 mount --rbind /dev "$root/dev"
 export QEMU_CPU=cortex-a76
 chroot "$root" /usr/lib/android-sdk/platform-tools/adbd 2> "$root/tmp/adbd.log" &
 tries=0
-until grep -q 'adbd started' "$root/tmp/adbd.log"; do
+until adb connect 127.0.0.1:5555 2>&1 | grep -q '^connected'; do
     tries=$((tries + 1))
     [ "$tries" -lt 100 ] || { echo "adbd did not start: $(cat "$root/tmp/adbd.log")" >&2; exit 3; }
     sleep 0.1
 done
-
-adb connect 127.0.0.1:5555 >&2
 "$@"
 left=$(ls -A "$root/data/local/tmp")
 adb kill-server >&2
