@@ -10,7 +10,7 @@ test: .venv/targets lint
 	.venv/bin/pytest --numprocesses 2 --dist loadgroup
 
 # The tests of devices and native runners, the slow ones too, with the system packages that they use.
-DEVICE_TESTS = tests/devices tests/android_app tests/benchmarks/test_native.py
+DEVICE_TESTS = tests/devices tests/android_app tests/benchmarks/test_native.py tests/benchmarks/test_trtexec.py
 
 device-test: .venv/targets
 	scripts/device_tools.sh

@@ -11,11 +11,12 @@ python=${PYTHON:-python3}
 }
 
 # python3-venv makes the environment; python3-torch is the mobile interpreter, built with XNNPACK, and
-# OpenBLAS does its matrix products; adb reaches Android devices.
+# OpenBLAS does its matrix products; adb reaches Android devices, ssh boards. No server of ssh is installed: the tests
+# that start one of their own say what they need.
 wanted=()
 "$python" -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
 if command -v apt-get >/dev/null; then
-    for package in python3-torch libopenblas0-pthread adb; do
+    for package in python3-torch libopenblas0-pthread adb openssh-client; do
         dpkg-query --show --showformat '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || wanted+=("$package")
     done
 fi
@@ -26,7 +27,7 @@ if [ "${#wanted[@]}" -gt 0 ]; then
     if ! { "${root[@]}" apt-get update -qq &&
         "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >/dev/null; }; then
         echo "note: not installed: ${wanted[*]}; without python3-torch a .ptl is not prepacked for XNNPACK," >&2
-        echo "  and without adb no Android device is reached" >&2
+        echo "  and without adb no Android device is reached, without openssh-client no board" >&2
         echo "  fix: sudo apt-get install ${wanted[*]}" >&2
     fi
 fi
