@@ -42,6 +42,9 @@ IDLE_S = 5.0
 SETTLE_S = 2.0
 """Seconds between that and the run."""
 
+AFTER_S = 0.25
+"""Seconds that are recorded after the run, at least: samples come in batches, and clocks are a little off."""
+
 
 def check_name(wanted: str) -> None:
     """`UserError` where there is no such meter."""
@@ -96,7 +99,7 @@ def measure_energy(
     with meter.record(device) as recording:
         sleep(idle_s + SETTLE_S)
         each = run()
-        sleep(2 * meter.period_s)
+        sleep(max(2 * meter.period_s, AFTER_S))
     if meter.battery_only and (reason := _powered(each.before) or _powered(each.after)):
         raise MeterError(reason)
     begin, end = _window(each)
