@@ -62,6 +62,8 @@ def choose_meter(device: Device, wanted: str) -> Meter:
         raise MeterError("not asked for")
     if device.spec.startswith("qemu:"):
         raise MeterError("an emulated processor uses no energy of its own")
+    if device.spec.startswith("ios:"):
+        raise MeterError("no meter of these measures an iPhone, which runs no programs to read them")
     reasons = []
     for name in METERS if wanted == AUTO else (wanted,):
         meter = METERS[name]()
