@@ -27,7 +27,19 @@ WORDS = {"top1": "top-1", "latency_ms": "latency", "energy_mj": "energy"}
 
 COLUMNS = (
     *("kind", "model", "name", "target", "precision", "device", "runtime", "threads", "top1_percent", "top1_source"),
-    *("latency_ms", "latency_is", "energy_mj", "valid", "note", "source", "table", "url", "measured_at", "sha256"),
+    *(
+        "latency_ms",
+        "latency_is",
+        "energy_mj",
+        "energy_by",
+        "valid",
+        "note",
+        "source",
+        "table",
+        "url",
+        "measured_at",
+        "sha256",
+    ),
 )
 
 
@@ -82,6 +94,7 @@ def _of_row(row: Row, results: Results) -> dict[str, Any]:
             "precision": measurement.artifact.precision,
             "runtime": measurement.rounds[0].result.runtime,
             "latency_is": f"median of {measurement.summary.samples}",
+            "energy_by": measurement.energy.method if measurement.energy else None,
             "measured_at": measurement.started,
             "sha256": measurement.artifact.sha256,
         }

@@ -195,13 +195,12 @@ def read_kept(file: Path, artifact: ArtifactRecord, suite: Suite) -> Measurement
 
 
 def _measured(row: Row, measurement: Measurement, file: str) -> Row:
-    energy = measurement.model_dump(mode="json")["energy"] or {}
-    found = energy.get("mj_per_inference")
-    reason = {} if found is not None else {"energy_mj": measurement.unavailable.get("energy", "it was not measured")}
+    energy = measurement.energy
+    reason = {} if energy else {"energy_mj": measurement.unavailable.get("energy", "it was not measured")}
     return row.model_copy(
         update={
             "latency_ms": measurement.summary.p50_ms,
-            "energy_mj": found,
+            "energy_mj": energy.mj_per_inference if energy else None,
             "unavailable": {**row.unavailable, **reason},
             "valid": measurement.valid,
             "file": file,

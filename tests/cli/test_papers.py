@@ -138,6 +138,7 @@ def test_mistakes_are_told_before_the_work(
     assert ended.code == 2, ended.err
     assert message in ended.err
     assert fix in ended.err
+    assert " s  " not in ended.err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

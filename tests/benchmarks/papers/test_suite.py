@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +15,10 @@ from typing import Any
 import pytest
 
 from deploy_kit.artifact import Artifact
+from deploy_kit.benchmarks.harness import Measured
+from deploy_kit.benchmarks.measurement import Energy
 from deploy_kit.benchmarks.papers import suite as papers
+from deploy_kit.benchmarks.papers.report import results_of, to_csv
 from deploy_kit.benchmarks.papers.suite import Suite, check_folder, check_models, run_suite, write_whole
 from deploy_kit.benchmarks.protocol import Protocol
 from deploy_kit.devices.base import Completed, DeviceError
@@ -187,6 +192,29 @@ def test_what_is_not_valid_is_kept_and_measured_once_more_only_where_that_is_ask
     assert (better.valid, better.file, measured_in(suite)) == (True, row.file, 2)
     run_suite(replace(suite, again=True), MODELS[:1])
     assert measured_in(suite) == 2
+
+
+def test_energy_is_that_of_the_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = Energy(
+        method="a meter", scope="the phone", mj_per_inference=41.5, parts_mj={}, iterations=50, window_s=1.0,
+        total_mj=3000.0, baseline_mw=900.0, baseline_s=5.0, sampling_hz=5000.0, samples=5000, lowest_mw=1.0,
+        highest_mw=2.0, clock_doubt_s=0.001, p50_ms=10.0,
+    )  # fmt: skip
+    right = papers.bench
+
+    def bench(*given: Any, **named: Any) -> Measured:
+        found = right(*given, **named)
+        unavailable = {name: reason for name, reason in found.measurement.unavailable.items() if name != "energy"}
+        metered = found.measurement.model_copy(update={"energy": used, "unavailable": unavailable})
+        return replace(found, measurement=metered)
+
+    monkeypatch.setattr(papers, "bench", bench)
+    suite = suite_in(tmp_path)
+    for _ in range(2):  # measured, then kept
+        (row,) = run_suite(suite, MODELS[:1])
+        assert (row.energy_mj, row.unavailable) == (41.5, {})
+    (line, *_) = csv.DictReader(io.StringIO(to_csv(results_of("x", suite.info, suite.protocol, [row]))))
+    assert (line["energy_mj"], line["energy_by"], line["note"]) == ("41.5", "a meter", "")
 
 
 def test_a_model_without_a_published_accuracy_says_so(tmp_path: Path) -> None:
