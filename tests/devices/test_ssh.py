@@ -19,8 +19,8 @@ import pytest
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.harness import bench
-from deploy_kit.benchmarks.native import native_runner
 from deploy_kit.benchmarks.protocol import Protocol
+from deploy_kit.benchmarks.runners.choice import choose_runner
 from deploy_kit.benchmarks.runners.local import local_runner
 from deploy_kit.devices import ssh as ssh_module
 from deploy_kit.devices.base import DeviceError, DeviceInfo
@@ -33,6 +33,7 @@ from tests.benchmarks.support import runner_document
 from tests.cli.support import ROOT, Ended
 from tests.devices.sshd import Board, why_not
 from tests.devices.test_adb import FOREIGN, WORDS, written
+from tests.support import export_to, load_tiny
 from tests.test_worker import is_running
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -666,17 +667,19 @@ def test_lost_while_it_measures(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["torchscript-lite", "executorch"])
 def test_the_native_runner_computes_on_a_board_what_this_machine_computes(
-    board: Board, device: Ssh, tiny_lite: Artifact
+    board: Board, device: Ssh, tmp_path: Path, target: str
 ) -> None:
     protocol = Protocol(warmup=1, iterations=3)
     try:
-        native = native_runner("torchscript-lite", device.info().abi)
+        native = choose_runner(device, target, 1)
     except MissingDependencyError as error:
         pytest.skip(f"{error}: {error.fix}")
-    there = bench(tiny_lite, device, native, protocol, command="x")
-    here = bench(tiny_lite, Local(), local_runner("torchscript-lite", 1), protocol, command="x")
+    artifact = export_to(tmp_path, load_tiny(), target)
+    there = bench(artifact, device, native, protocol, command="x")
+    here = bench(artifact, Local(), local_runner(target, 1), protocol, command="x")
     assert there.outputs[0] == pytest.approx(here.outputs[0], rel=1e-4, abs=1e-5)
     assert there.measurement.device.spec == board.spec
-    assert there.measurement.rounds[0].result.runner == "deploykit-torchscript-lite 1"
+    assert there.measurement.rounds[0].result.runner == f"deploykit-{target} 1"
     assert board.left() == []
