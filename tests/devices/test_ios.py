@@ -205,7 +205,7 @@ def test_an_app_that_does_not_answer(phones: Phones) -> None:
         device.state()
 
 
-@pytest.mark.parametrize("body", ["exit 1", "echo 'xcrun: error: no' >&2; exit 72", 'echo hello > "$7"; exit 0'])
+@pytest.mark.parametrize("body", ["exit 1", "echo 'xcrun: error: no' >&2; exit 72", 'echo hello > "$8"; exit 0'])
 def test_a_devicectl_that_fails(phones: Phones, body: str) -> None:
     (phones.folder / "bin" / "xcrun").write_text(f"#!/bin/sh\n[ $1 = --find ] && exit 0\n{body}\n")
     with pytest.raises(DeviceError, match="iPhones cannot be listed"):

@@ -8,6 +8,11 @@ public struct PackageInterface: Equatable {
     public let inputs: [String]
     public let outputs: [String]
 
+    public init(inputs: [String], outputs: [String]) {
+        self.inputs = inputs
+        self.outputs = outputs
+    }
+
     /// Reads an `.mlpackage` folder.
     public static func read(package: URL) throws -> PackageInterface {
         let file = package.appendingPathComponent("Data/com.apple.CoreML/model.mlmodel")
