@@ -172,10 +172,12 @@ def test_a_host_of_the_users_configuration(board: Board) -> None:
 
 
 def test_the_users_configuration_cannot_break_it(board: Board, fresh: Ssh) -> None:
-    more = "RequestTTY force\nRemoteCommand echo hijacked\nPermitLocalCommand yes\nLocalCommand echo noise"
+    local = f"PermitLocalCommand yes\nLocalCommand touch '{board.temporary}/made'"
+    more = f"RequestTTY force\nRemoteCommand echo hijacked\n{local}"
     board.write_client("key", f"{more}\nControlMaster auto\nControlPath none\nLogLevel DEBUG\nForwardX11 yes")
     assert fresh.run(["echo", "out"], timeout=10).stdout == "out\n"
     assert fresh.run(["echo", "out"], timeout=10).stderr == ""
+    assert board.left() == []
 
 
 def test_one_connection_is_enough_and_ends(board: Board, fresh: Ssh) -> None:
@@ -500,12 +502,17 @@ def test_an_interruption_while_the_folder_is_made_leaves_none(
 # Not to be reached
 
 
-def test_a_host_that_is_not_known_is_not_trusted(board: Board, fresh: Ssh) -> None:
+def test_a_host_that_is_not_known_is_not_trusted(board: Board, fresh: Ssh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody is asked, though there would be a program to ask with."""
+    asked = board.program("ask", f"touch '{board.temporary}/asked'; echo yes")
+    monkeypatch.setenv("SSH_ASKPASS", str(asked))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     board.known.write_text("")
     with pytest.raises(DeviceError, match=rf"{board.spec} has a host key that is not known here") as caught:
         fresh.info()
     assert f"`ssh -p {board.port} " in caught.value.fix
     assert board.known.read_text() == ""
+    assert board.left() == []
 
 
 def test_a_host_key_that_changed(board: Board, fresh: Ssh) -> None:
