@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ TEXT, FAR = 11.0, 16
 
 MARK = 6.0
 """Half the width of a mark."""
+
+NOTE = 190
+"""Characters of a line below the panels."""
 
 COLOURS = ("#1f6fb4", "#d95f02", "#2a8f4f", "#7a3fa0", "#b8860b", "#333333")
 """Of the targets that are measured, in their order."""
@@ -129,7 +133,8 @@ def draw(results: Results) -> str:
         panels.append(_panel(energy, "energy of one inference, mJ (logarithmic)", TOP + HEIGHT + GAP))
         note_at += HEIGHT + GAP
     legend = _legend(results, front=any(panel["fronts"] for panel in panels))
-    height = max(note_at + 20, TOP + 30 + LINE * len(legend))
+    note = textwrap.wrap(_note(results, energy), NOTE)
+    height = max(note_at + LINE * len(note), TOP + 30 + LINE * len(legend))
     return _template("figure.svg.jinja").render(
         width=WIDTH,
         height=height,
@@ -147,7 +152,7 @@ def draw(results: Results) -> str:
         panels=panels,
         legend=legend,
         note_at=note_at,
-        note=_note(results, energy),
+        note=note,
     )
 
 

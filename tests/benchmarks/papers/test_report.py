@@ -165,6 +165,15 @@ def test_energy_is_a_second_panel_or_absent_with_the_reason(monkeypatch: pytest.
     assert "9 mJ" in titles(draw(both), "published")[1]
 
 
+def test_a_long_reason_stays_in_the_picture() -> None:
+    reason = "; ".join(f"meter {index} is not there" for index in range(30))
+    svg = ElementTree.fromstring(draw(results(row("edgevit_xxs", 10.0, unavailable={"energy_mj": reason}))))
+    lines = [text for text in svg.iter(f"{SVG}text") if text.get("class") == "note"]
+    assert "meter 29 is not there" in " ".join(str(line.text) for line in lines)
+    assert max(len(str(line.text)) for line in lines) < 200
+    assert max(float(str(line.get("y"))) for line in lines) < float(str(svg.get("height")))
+
+
 def test_labels_of_measured_models_are_all_there_and_do_not_cover_each_other() -> None:
     rows = [row(f"model_{index}", 20.0 + index / 10, 75.0 + index / 10) for index in range(8)]
     texts = list(ElementTree.fromstring(draw(results(*rows))).iter(f"{SVG}text"))
