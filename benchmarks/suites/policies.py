@@ -2,11 +2,13 @@
 
     python -m deploy_kit.benchmarks.suites.policies --write
     python -m deploy_kit.benchmarks.suites.policies --targets onnx --models edgevit_xxs levit_128s
+    python -m deploy_kit.benchmarks.suites.policies --targets executorch torchscript-lite --count --write
 
 For each target and model: the target's own form, and for each pass that may be on or off the form that has it the
 other way, if that is another graph. All files of a model are timed in turn, one inference each, in one process at one
-thread; several such processes, each in another order. ``--write`` keeps the figures in ``exporters/policies``; which
-passes are on stays for a person to decide.
+thread; several such processes, each in another order. ``--count`` counts the instructions of an emulated ARM processor
+instead, for the targets of phones: this machine's processor has units that no phone has. ``--write`` keeps the figures
+in ``exporters/policies``; which passes are on stays for a person to decide.
 """
 
 from __future__ import annotations
@@ -15,16 +17,21 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torch import Tensor
+
 from deploy_kit.api import lower, parse_options
 from deploy_kit.benchmarks import markdown
+from deploy_kit.benchmarks.instructions import count_instructions
+from deploy_kit.benchmarks.native import build_runner
 from deploy_kit.benchmarks.runtimes import TIMED, time_files
-from deploy_kit.benchmarks.timing import machine, speedup
+from deploy_kit.benchmarks.timing import Rounds, machine, speedup
 from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.devices.qemu import CPU
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import POLICIES, Exporter, Options
@@ -35,6 +42,9 @@ from deploy_kit.stages import Stages
 
 MODELS = ("edgevit_xxs", "levit_128s", "efficientvit_m0", "efficientformerv2_s0", "poolformer_s12", "deit_tiny")
 OWN = "own form"
+COUNTED = ("executorch", "torchscript-lite")
+SECONDS, INSTRUCTIONS = "seconds", "instructions"
+TIMES = {SECONDS: "times faster", INSTRUCTIONS: "times fewer instructions"}
 
 
 @dataclass(frozen=True)
@@ -55,31 +65,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", nargs="+", help="none is every pass that may be on or off")
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--count", action="store_true", help="ARM instructions instead of time, by qemu")
     parser.add_argument("--write", action="store_true", help="keep the figures in the policies' files")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.write and chosen.passes:
         raise UserError("--write keeps the figures of whole policies", fix="leave out --passes, or --write")
+    for target in chosen.targets if chosen.count else ():
+        if target not in COUNTED:
+            raise UserError(
+                f"the instructions of {target} cannot be counted", fix=f"choose one of {', '.join(COUNTED)}"
+            )
+    unit = INSTRUCTIONS if chosen.count else SECONDS
     found: list[Found] = []
     for target in chosen.targets:
         for model in chosen.models:
             with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-                mine = measure(model, target, chosen.passes, Path(scratch), chosen.processes, chosen.iterations)
+                folder, processes, iterations = Path(scratch), chosen.processes, chosen.iterations
+                mine = measure(model, target, chosen.passes, folder, processes, iterations, unit)
             found += mine
             if chosen.write:
-                protocol = f"--processes {chosen.processes} --iterations {chosen.iterations}"
-                write(target, model, mine, f"--models {' '.join(chosen.models)} {protocol}")
+                protocol = "--count" if chosen.count else f"--processes {processes} --iterations {iterations}"
+                write(target, model, mine, conditions(target, f"--models {' '.join(chosen.models)} {protocol}", unit))
     if chosen.json:
         print(json.dumps([asdict(item) for item in found], indent=2))
     else:
-        report(found)
+        report(found, unit)
     return 0
 
 
 def measure(
-    model: str, target: str, passes: Sequence[str] | None, folder: Path, processes: int, iterations: int
+    model: str,
+    target: str,
+    passes: Sequence[str] | None,
+    folder: Path,
+    processes: int,
+    iterations: int,
+    unit: str = SECONDS,
 ) -> list[Found]:
-    """Build a model's forms for a target and time them in turn."""
+    """Build a model's forms for a target, and time them in turn or count their instructions."""
     loaded, exporter = load_model(model), get_exporter(target)
     options = parse_options(exporter, {})
     policy = exporter.policy(options)
@@ -94,7 +118,11 @@ def measure(
         except DeployKitError as error:
             print(f"{model}, {target}, {name} the other way: {error}", file=sys.stderr)
     inputs = tuple(own.example_inputs)
-    rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
+    rounds: Rounds
+    if unit == INSTRUCTIONS:
+        rounds = [count(target, files, inputs)]
+    else:
+        rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
     found = []
     for name in files:
         if name != OWN:
@@ -102,8 +130,14 @@ def measure(
             ratio = speedup(rounds, OWN, name) if on else speedup(rounds, name, OWN)
             measured = Measured(model, *(round(value, 3) for value in (ratio.median, ratio.lowest, ratio.highest)))
             found.append(Found(target, name, on, measured))
-            print(f"{model}, {target}: {ratio} times faster with {name}", file=sys.stderr, flush=True)
+            print(f"{model}, {target}: {ratio} {TIMES[unit]} with {name}", file=sys.stderr, flush=True)
     return found
+
+
+def count(target: str, files: Mapping[str, Path], inputs: tuple[Tensor, ...]) -> dict[str, list[float]]:
+    """The ARM instructions of inferences of each file."""
+    bundle = build_runner(target, "aarch64")
+    return {name: [float(each) for each in count_instructions(bundle, files[name], inputs).counts] for name in files}
 
 
 def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> Path:
@@ -112,16 +146,18 @@ def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> P
     return folder / exporter.export(graph, folder, options, Stages()).main_file
 
 
-def write(target: str, model: str, found: Sequence[Found], given: str) -> None:
+def write(target: str, model: str, found: Sequence[Found], measured_by: Conditions) -> None:
     """Keep what was found of a model in the file of a target's policy."""
     file = POLICIES / f"{target}.cpu.json"
-    markdown.replace(file, updated(read_policy(file), model, found, conditions(target, given)).to_json())
+    markdown.replace(file, updated(read_policy(file), model, found, measured_by).to_json())
 
 
 def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Conditions) -> Policy:
     """A policy with new measurements of a model; those of others stay if their conditions are the same."""
     before = policy.conditions
-    same = before is not None and (before.machine, before.versions) == (conditions.machine, conditions.versions)
+    same = before is not None and all(
+        getattr(before, name) == getattr(conditions, name) for name in ("machine", "versions", "unit")
+    )
     passes = []
     for choice in policy.passes:
         known = [measured for measured in choice.measured if same and measured.model != model]
@@ -130,21 +166,22 @@ def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Cond
     return Policy(tuple(passes), conditions)
 
 
-def conditions(target: str, given: str) -> Conditions:
+def conditions(target: str, given: str, unit: str = SECONDS) -> Conditions:
     """Where and with what it is measured now, by a command with the arguments ``given``."""
     needs = get_exporter(target).requirements()
     return Conditions(
-        machine=machine(),
+        machine=f"{CPU}, emulated" if unit == INSTRUCTIONS else machine(),
         date=datetime.now(UTC).date().isoformat(),
         threads=1,
         versions={need.name: need.found.split(", ")[-1] for need in needs if need.found is not None},
         command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} {given} --write",
+        unit=unit,
     )
 
 
-def report(found: Sequence[Found]) -> None:
+def report(found: Sequence[Found], unit: str) -> None:
     """Print a table a target: how many times faster each model is with each pass."""
-    print_line(f"machine: {machine()}, threads: 1")
+    print_line(f"machine: {CPU if unit == INSTRUCTIONS else machine()}, threads: 1")
     for target in dict.fromkeys(item.target for item in found):
         mine = [item for item in found if item.target == target]
         models = list(dict.fromkeys(item.measured.model for item in mine))
@@ -153,7 +190,7 @@ def report(found: Sequence[Found]) -> None:
             (name, "on" if on else "off", *(_text(cells.get((name, model))) for model in models))
             for name, on in dict.fromkeys((item.choice, item.on) for item in mine)
         ]
-        print_table(f"{target}: times faster with the pass than without", ["pass", "policy", *models], rows)
+        print_table(f"{target}: {TIMES[unit]} with the pass than without", ["pass", "policy", *models], rows)
 
 
 def _text(measured: Measured | None) -> str | None:

@@ -27,13 +27,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and when a policy was measured, and the command that does it again."""
+    """Where and when a policy was measured, and the command that does it again.
+
+    ``unit`` is what a ratio is of: seconds, or the instructions of an inference that an emulated processor counts.
+    """
 
     machine: str
     date: str
     threads: int
     versions: dict[str, str]
     command: str
+    unit: str = "seconds"
 
 
 @dataclass(frozen=True)

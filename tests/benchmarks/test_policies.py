@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy_kit.benchmarks.instructions import Instructions
 from deploy_kit.benchmarks.suites import policies as suite
 from deploy_kit.benchmarks.suites.policies import Found
 from deploy_kit.errors import UserError
@@ -63,3 +64,32 @@ def test_each_target_that_is_timed_has_a_policy_to_write_into(target: str) -> No
     assert read_policy(POLICIES / f"{target}.cpu.json").passes
     command = suite.conditions(target, "--models a b").command
     assert command.endswith(f"--targets {target} --models a b --write")
+
+
+def test_instructions_are_counted_for_phones_alone() -> None:
+    with pytest.raises(UserError, match="the instructions of onnx cannot be counted"):
+        suite.main(["--targets", "onnx", "--models", "edgevit_digits", "--count"])
+
+
+def test_times_and_instructions_are_not_kept_beside_each_other() -> None:
+    old = (Measured("a", 1.0, 0.9, 1.1),)
+    policy = Policy((Choice("first", "why", measured=old),), CONDITIONS)
+    counted = replace(CONDITIONS, unit=suite.INSTRUCTIONS)
+    new = Measured("b", 1.5, 1.5, 1.5)
+    updated = suite.updated(policy, "b", [Found("executorch", "first", True, new)], counted)
+    assert updated.passes[0].measured == (new,)
+    assert updated.conditions is not None
+    assert updated.conditions.unit == "instructions"
+
+
+def test_instructions_of_each_form_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "build", lambda graph, exporter, options, folder: folder)
+    monkeypatch.setattr(suite, "build_runner", lambda target, abi: None)
+    monkeypatch.setattr(
+        suite,
+        "count_instructions",
+        lambda bundle, file, inputs: Instructions((100 if file.name == "own" else 110,) * 3, {}),
+    )
+    arguments = ("edgevit_digits", "executorch", ["identity_into_depthwise"], tmp_path)
+    (found,) = suite.measure(*arguments, processes=1, iterations=1, unit=suite.INSTRUCTIONS)
+    assert found.measured == Measured("edgevit_digits", 1.1, 1.1, 1.1)
