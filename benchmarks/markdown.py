@@ -39,10 +39,13 @@ def check_folder(docs: Path) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file at once, so that one is there whenever a run ends."""
+    """Write a file at once: it is whole, or as it was, whenever a run ends."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
