@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy_kit.devices.calls import TRANSFER_BYTES_PER_S, call, last_line
-from deploy_kit.devices.ios import GoneError, Phone, Tool, ToolError
+from deploy_kit.devices.ios import GoneError, Phone, Tool, ToolError, staged
 from deploy_kit.errors import MissingDependencyError
 
 NOT_FOUND, NO_FILE = 1000, 7000
@@ -47,8 +47,9 @@ class Devicectl(Tool):
 
     def push(self, udid: str, app: str, source: Path, target: str) -> None:
         seconds = ANSWER_S + source.stat().st_size // TRANSFER_BYTES_PER_S
-        words = [*_domain(app), "--source", str(source.resolve()), "--destination", target]
-        self._of(udid, ["copy", "to"], words, seconds)
+        with staged(source, target) as (folder, place):  # what is in the folder gets to the place, beside what is there
+            words = [*_domain(app), "--source", str(folder), "--destination", place]
+            self._of(udid, ["copy", "to"], words, seconds)
 
     def pull(self, udid: str, app: str, source: str, target: Path) -> bool:
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -396,6 +397,24 @@ class Ios(Device):
             if re.search(pattern, said):
                 return DeviceError(f"{self.spec} {problem}{where}", fix=fix)
         return DeviceError(f"{self.spec} failed{where}: {said}", fix="unlock it, and try again")
+
+
+@contextmanager
+def staged(source: Path, target: str) -> Iterator[tuple[Path, str]]:
+    """A folder with a file at its place in it, and where the app's container gets that folder.
+
+    The tools make the folders above a file only where they copy a folder.
+    """
+    documents, first, *rest = target.split("/")
+    with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+        folder = Path(scratch, first)
+        place = folder.joinpath(*rest)
+        place.parent.mkdir(parents=True)
+        try:
+            place.hardlink_to(source.resolve())
+        except OSError:  # it is on another disk
+            shutil.copyfile(source, place)
+        yield folder, f"{documents}/{first}"
 
 
 def _listed(tool: Tool) -> list[Phone]:

@@ -10,14 +10,13 @@ import json
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy_kit.devices.base import Completed
 from deploy_kit.devices.calls import TRANSFER_BYTES_PER_S, call, last_line
-from deploy_kit.devices.ios import GoneError, Phone, Tool, ToolError
+from deploy_kit.devices.ios import GoneError, Phone, Tool, ToolError, staged
 from deploy_kit.errors import MissingDependencyError
 
 ANSWER_S = 90
@@ -53,15 +52,10 @@ class PyMobileDevice(Tool):
         return list(self._json(["apps", "list", "--type", "User", "--udid", udid]))
 
     def push(self, udid: str, app: str, source: Path, target: str) -> None:
-        # only a folder is pushed with the folders above it
-        first, _, rest = target.removeprefix("Documents/").partition("/")
-        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-            place = Path(scratch, first, rest)
-            place.parent.mkdir(parents=True)
-            place.symlink_to(source.resolve())
-            seconds = ANSWER_S + source.stat().st_size // TRANSFER_BYTES_PER_S
-            folder = str(Path(scratch, first))
-            self._do(["apps", "push", app, folder, "/Documents", "--documents", "--udid", udid], seconds)
+        seconds = ANSWER_S + source.stat().st_size // TRANSFER_BYTES_PER_S
+        with staged(source, target) as (folder, place):
+            parent = f"/{place.rpartition('/')[0]}"
+            self._do(["apps", "push", app, str(folder), parent, "--documents", "--udid", udid], seconds)
 
     def pull(self, udid: str, app: str, source: str, target: Path) -> bool:
         words = ["apps", "pull", app, f"/{source}", str(target), "--documents", "--udid", udid]

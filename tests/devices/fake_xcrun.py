@@ -3,7 +3,8 @@
 The JSON is as devicectl writes it, of the fields that matter: Flutter's and Qt Creator's tests keep real answers of
 ``list devices``, ``device process launch`` and ``device info processes`` (``core_devices_test.dart``,
 ``tst_devicectlutils.cpp``); sweetpad's of Xcode 27 (``devicectl.rs``), with ``properties`` in place of the deprecated
-three. A copy of a missing file fails with CoreDeviceError 7000, a launch on a locked phone with 10002.
+three. A copy of a missing file fails with CoreDeviceError 7000, a launch on a locked phone with 10002. What is in a
+folder that is copied lands in the destination itself.
 
 ``FAKE_PHONES`` is a folder with ``phones.json``, a list as of `PHONE`, and a container for each UDID.
 """
@@ -73,9 +74,10 @@ def copy_to(phone: dict, options: dict, words: list[str]) -> int:
     if phone.get("full"):
         return fail(options, 7000, "The file could not be copied.", reason="No space left on device")
     target = container(phone, options) + "/" + options["--destination"]
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    shutil.copy(options["--source"], target)
-    return answer(options, {})
+    if os.path.isdir(options["--source"]):
+        shutil.copytree(options["--source"], target, dirs_exist_ok=True, symlinks=True)
+        return answer(options, {})
+    return fail(options, 7000, "The harness copies folders: whether those above a file are made is not known.")
 
 
 def copy_from(phone: dict, options: dict, words: list[str]) -> int:
