@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from deploy_kit.errors import UserError
@@ -45,7 +46,8 @@ def replace(path: Path, text: str) -> None:
         new.write_text(text, encoding="utf-8")
         new.replace(path)
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing can be in a folder that cannot be there
+            new.unlink()
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

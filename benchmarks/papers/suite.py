@@ -242,18 +242,9 @@ def write_whole(file: Path, text: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         replace(file, text)
     except OSError as error:
-        _remove_rest(file)
         if error.errno in FULL:
             raise DeployKitError(
                 f"there is no space left to write {str(file)!r}",
                 fix="free some space and run the command again: what was measured is kept",
             ) from error
         raise UserError(f"{str(file)!r} cannot be written: {error.strerror}", fix="choose another --out") from error
-
-
-def _remove_rest(file: Path) -> None:
-    """Remove what `replace` began to write."""
-    try:
-        file.with_name(f".{file.name}.new").unlink(missing_ok=True)
-    except OSError:  # nothing can be in a folder that cannot be there
-        return
