@@ -217,6 +217,13 @@ def test_only_listed_hosts_are_devices(board: Board, monkeypatch: pytest.MonkeyP
     assert isinstance(found["ssh:-oX"], UserError)
 
 
+def test_the_list_is_in_the_users_folder_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert hosts_file() == tmp_path / "deploykit" / "devices.toml"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert hosts_file() == Path.home() / ".config" / "deploykit" / "devices.toml"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [("ssh = [", "is damaged"), ("ssh = 'pi'", "is no list"), ("ssh = [1]", "is no list"), ("shh = ['pi']", "'shh'")],
