@@ -339,7 +339,8 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A ``pymobiledevice3`` that is a script, whose words are kept in ``calls``."""
     program = tmp_path / "bin" / "pymobiledevice3"
     program.parent.mkdir()
-    listing = json.dumps([{"UniqueDeviceID": UDID, "ProductType": "iPhone14,5", "ProductVersion": "18.5"}])
+    phone = {"UniqueDeviceID": UDID, "ProductType": "iPhone14,5", "ProductVersion": "18.5"}
+    listing = json.dumps([phone | {"ConnectionType": kind} for kind in ("USB", "Network")])  # it is listed twice
 
     def write(body: str) -> PyMobileDevice:
         program.write_text(
@@ -376,7 +377,7 @@ def test_what_pymobiledevice3_says(scripted: Any, text: str, message: str) -> No
 
 def test_words_for_pymobiledevice3(scripted: Any, tmp_path: Path) -> None:
     tool = scripted('case "$*" in *launch*) echo "Process launched with pid 42";; *is-running*) echo true;; esac')
-    device = Ios(UDID, tool=tool)
+    device = Ios(tool=tool)
     assert device.start(["--model", "a b"])[0] == 42
     assert device.is_running(42)
     (tmp_path / "x").touch()
