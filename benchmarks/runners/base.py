@@ -70,11 +70,11 @@ def write_input(tensor: Tensor, file: Path, place: str) -> str:
     return f"{place}:{str(tensor.dtype).removeprefix('torch.')}:{','.join(map(str, tensor.shape))}"
 
 
-def fetch_result(device: Device, folder: str, into: Path, runner: str) -> RunnerResult:
-    """Copy ``result.json`` and the outputs that it names from a folder on a device; `DeviceError` where damaged."""
+def fetch_result(device: Device, folder: str, into: Path, runner: str, name: str = "result.json") -> RunnerResult:
+    """Copy the document ``name`` and the outputs that it names from a folder on a device; `DeviceError` if damaged."""
     local = into / "result.json"
     local.unlink(missing_ok=True)
-    device.pull(f"{folder}/result.json", local)
+    device.pull(f"{folder}/{name}", local)
     result = read_result(local, runner)
     for output in result.outputs:
         if output.file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class Program(Runner):
         return [*program, *self.command]
 
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
+        result = f"result-{secrets.token_hex(4)}.json"  # not that of an earlier run: this one may write none
         command = [
             *self.words(job.home),
             *("--model", job.model),
@@ -37,7 +39,7 @@ class Program(Runner):
             *("--threads", str(job.threads), "--warmup", str(job.warmup)),
             *("--iterations", str(job.iterations)),
             *(() if job.cores is None else ("--cores", ",".join(map(str, job.cores)))),
-            *("--outputs", job.folder, "--result", f"{job.folder}/result.json"),
+            *("--outputs", job.folder, "--result", f"{job.folder}/{result}"),
         ]
         ended = device.run(command, timeout=LIMIT, environment=self.environment)
         if ended.returncode != 0:
@@ -45,7 +47,7 @@ class Program(Runner):
                 f"the runner ({self.name}) failed on {device.spec}: {last_words(ended)}",
                 fix="see that the artifact is one for this runtime and its version, and try again",
             )
-        return fetch_result(device, job.folder, into, self.name)
+        return fetch_result(device, job.folder, into, self.name, result)
 
 
 def last_words(ended: Completed) -> str:

@@ -13,6 +13,7 @@ import typer
 from deploy_kit.cli.console import (
     format_bytes,
     format_number,
+    print_error,
     print_json,
     print_line,
     print_note,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement
     from deploy_kit.benchmarks.protocol import Protocol
     from deploy_kit.devices.base import Device
+    from deploy_kit.errors import DeployKitError
     from deploy_kit.stages import Stages
 
 PAPERS = ("edgevit_xxs", "edgevit_xs", "edgevit_s")
@@ -54,7 +56,10 @@ def command(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", "-d", help="local, adb:SERIAL, adb (the only one), ssh:USER@HOST, qemu:aarch64.")
+        str,
+        typer.Option(
+            "--device", "-d", help="local, adb:SERIAL (adb: the only one), ssh:USER@HOST, ios:UDID or qemu:aarch64."
+        ),
     ] = "local",
     warmup: Annotated[int, typer.Option(min=0, help="Inferences before those that count.")] = 10,
     iterations: Annotated[int, typer.Option(min=1, help="Inferences that count, of each round.")] = 50,
@@ -68,7 +73,8 @@ def command(
     ] = None,
     cool_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for a warm device at most.")] = 300,
     runner: Annotated[
-        str | None, typer.Option(help="A program that you built for the device, or app: the installed one.")
+        str | None,
+        typer.Option(help="A program that you built, or app (for CoreML also app:cpuOnly and so on)."),
     ] = None,
     energy: Annotated[
         str, typer.Option(help="auto, none, monsoon, rails (Pixels), battery or rapl (this machine).")
@@ -84,12 +90,14 @@ def command(
 ) -> None:
     """Time ARTIFACTs on a device, by the protocol of the mobile vision transformer papers.
 
-    A measurement whose conditions were not good is printed with the reasons, and the exit code is 1.
+    A measurement whose conditions were not good is printed with the reasons, and the exit code is 1. An artifact that
+    cannot be measured ends in an error after the others were measured.
     """
     from deploy_kit.artifact import open_artifact
     from deploy_kit.benchmarks.energy.measure import check_name
     from deploy_kit.benchmarks.protocol import Protocol
     from deploy_kit.devices.registry import get_device
+    from deploy_kit.errors import DeployKitError
 
     protocol = Protocol(
         warmup=warmup,
@@ -108,17 +116,30 @@ def command(
     with show_stages() as stages:
         opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, runner, stages)
         counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
-        measured = (
-            []
-            if counted
-            else [
-                _measure(artifact, chosen, runner, protocol, stages, energy=energy, check=check_outputs)
-                for artifact in opened
-            ]
-        )
+        measured: list[Measurement] = []
+        failures: list[DeployKitError] = []
+        for artifact in opened if metric == "latency" else ():
+            try:
+                measured.append(
+                    _measure(artifact, chosen, runner, protocol, stages, energy=energy, check=check_outputs)
+                )
+            except DeployKitError as error:
+                failures.append(error)
     if counted:
         _report_counts(counted, json=json, out=out)
         return
+    if measured:
+        _keep(measured, energy, json=json, out=out)
+    for failure in failures[1:]:
+        print_error(failure)
+    if failures:
+        raise failures[0]
+    if not all(each.valid for each in measured):
+        raise typer.Exit(1)
+
+
+def _keep(measured: list[Measurement], energy: str, *, json: bool, out: Path | None) -> None:
+    """Write and print what was measured."""
     documents = [each.model_dump(mode="json", by_alias=True) for each in measured]
     if out is not None:
         _write(out, documents)
@@ -126,8 +147,6 @@ def command(
         print_json(documents)
     else:
         _report(measured, energy)
-    if not all(each.valid for each in measured):
-        raise typer.Exit(1)
 
 
 def _found(device: Device, runner: str | None, stages: Stages) -> list[Artifact]:

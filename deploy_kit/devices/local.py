@@ -71,6 +71,8 @@ class Local(Device):
         _copy(source, Path(target))
 
     def pull(self, source: str, target: Path) -> None:
+        if not Path(source).is_file():
+            raise DeviceError(f"{source!r} is not there: what was to write it wrote nothing")
         _copy(Path(source), target)
 
     def make_folder(self) -> str:

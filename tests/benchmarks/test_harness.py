@@ -116,6 +116,16 @@ def test_a_runner_that_fails(tmp_path: Path, artifact: Artifact, body: str, mess
     assert [path.name for path in tmp_path.iterdir()] == ["runner"]
 
 
+def test_a_run_that_writes_nothing_is_not_given_the_result_of_the_run_before(
+    tmp_path: Path, artifact: Artifact
+) -> None:
+    document, mark = tmp_path / "document", tmp_path / "ran"
+    document.write_text(json.dumps(DOCUMENT))
+    once = f'[ -e {mark} ] && exit 0; touch {mark}; cp {document} "$result"'
+    with pytest.raises(DeviceError, match="is not there"):
+        bench(artifact, Folder(tmp_path), script(tmp_path, once), Protocol(rounds=2), command="x")
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [

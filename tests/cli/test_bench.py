@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.harness import record_of
 from deploy_kit.cli import bench as command
 from deploy_kit.devices.local import Local
+from deploy_kit.manifest import MANIFEST
 from deploy_kit.stages import Stages
 from tests.cli.support import Ended, program
 
@@ -69,7 +71,7 @@ def test_a_meter_that_was_asked_for_and_is_not_there_is_said(
         (["--metric", "fuel"], "there is no metric called 'fuel'", 2),
         (["--metric", "instructions"], "instructions are counted on an emulated processor, not on local", 2),
         (["--runner", "/bin/false"], "the runner (false) failed on local", 1),
-        (["--runner", "/bin/true"], "result.json", 2),
+        (["--runner", "/bin/true"], "is not there: what was to write it wrote nothing", 1),
     ],
 )
 def test_what_cannot_be_measured(
@@ -79,6 +81,20 @@ def test_what_cannot_be_measured(
     assert ended.code == code, ended.err
     assert message in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_what_was_measured_is_kept_when_another_artifact_fails(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, tmp_path: Path
+) -> None:
+    broken, out = tmp_path / "broken", tmp_path / "measured.json"
+    shutil.copytree(tiny_onnx.folder, broken)
+    manifest = tiny_onnx.manifest.model_copy(update={"target": "coreml"})
+    (broken / MANIFEST).write_text(manifest.to_json())
+    ended = deploykit("bench", broken, tiny_onnx.folder, "--iterations", "3", "--out", out)
+    assert "error: coreml cannot be timed here" in ended.err
+    assert ended.code == 2
+    assert len(json.loads(out.read_text())) == 1
+    assert ended.out.count(" onnx ") == 1
 
 
 def test_no_artifact_is_every_one_that_the_device_can_run(tiny_onnx: Artifact, tmp_path: Path) -> None:
