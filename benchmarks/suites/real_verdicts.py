@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy_kit.api import export
-from deploy_kit.benchmarks.comparison import PAIRS, Comparison, Verdict, compare, pair_ratios
+from deploy_kit.benchmarks.comparison import Comparison, Verdict, compare, pair_ratios
 from deploy_kit.benchmarks.protocol import Protocol
 from deploy_kit.benchmarks.runners.local import local_runner
 from deploy_kit.benchmarks.runners.program import Program
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="mobilenet_v3_small")
     parser.add_argument("--comparisons", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--pairs", type=int, help="none is as many as compare runs by itself")
     parser.add_argument("--share", type=float, default=0.05, help="of an inference that the slower runner works on")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -45,18 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         artifact = export(chosen.model, TARGET, out=folder)
         for number in range(chosen.comparisons):
             for name, other in contestants.items():
-                done = compare((artifact, artifact), (runner, other), Local(), Protocol(), chosen.pairs)
+                done = compare(
+                    (artifact, artifact), (runner, other), Local(), Protocol(), chosen.pairs, command="", check=False
+                )
                 found[name].append(done)
-                print_line(f"{number + 1}: A against {name}: {done.ratio.estimate:.4f}, {done.verdict}")
+                shown = f"{done.ratio.estimate:.4f} ({done.ratio.low:.4f} to {done.ratio.high:.4f})"
+                print_line(f"{number + 1}: A against {name}: {shown}, {len(done.pairs)} pairs: {done.verdict}")
     rows = [row(name, comparisons) for name, comparisons in found.items()]
     if chosen.json:
-        print_json({"machine": machine(), "pairs": chosen.pairs, "results": rows})
+        print_json({"machine": machine(), "results": rows})
         return 0
-    print_line(f"{machine()}; {chosen.model}, {TARGET}; {chosen.pairs} pairs of {Protocol().iterations} inferences")
+    print_line(f"{machine()}; {chosen.model}, {TARGET}; pairs of {Protocol().iterations} inferences")
     print_table(
         "verdicts of A against",
-        ["B", *Verdict, "ratios", "noise of a pair"],
-        [[each["b"], *(each[verdict] for verdict in Verdict), each["ratios"], each["noise"]] for each in rows],
+        ["B", *Verdict, "ratios", "noise of a pair", "pairs"],
+        [
+            [each["b"], *(each[verdict] for verdict in Verdict), each["ratios"], each["noise"], each["pairs"]]
+            for each in rows
+        ],
     )
     return 0
 
@@ -75,7 +81,10 @@ def row(name: str, comparisons: Sequence[Comparison]) -> dict[str, object]:
     ratios = sorted(each.ratio.estimate for each in comparisons)
     noise = statistics.median(statistics.stdev(pair_ratios(each.pairs)) for each in comparisons)
     shown = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-    return {"b": name, **{verdict: counts[verdict] for verdict in Verdict}, "ratios": shown, "noise": f"{noise:.1%}"}
+    pairs = [len(each.pairs) for each in comparisons]
+    verdicts = {str(verdict): counts[verdict] for verdict in Verdict}
+    ran = f"{min(pairs)} to {max(pairs)}"
+    return {"b": name, **verdicts, "ratios": shown, "noise": f"{noise:.1%}", "pairs": ran}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_a_file_goes_there_and_back(tmp_path: Path, mode: int) -> None:
 
 
 def test_what_cannot_be_copied(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(DeviceError, match="is not there: what was to write it wrote nothing"):
         Local().pull(str(tmp_path / "nothing"), tmp_path / "x")
     with pytest.raises(DeviceError, match=r"cannot be written: No such file"):
         Local().push(written(tmp_path / "a", b""), str(tmp_path / "missing" / "x"))
