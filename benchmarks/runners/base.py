@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deploy_kit.benchmarks.measurement import RunnerResult
 from deploy_kit.devices.base import Device, DeviceError
+from deploy_kit.devices.calls import LARGEST_PULL
 from deploy_kit.manifest import Manifest
 
 LIMIT = 1800.0
@@ -76,9 +77,13 @@ def fetch_result(device: Device, folder: str, into: Path, runner: str, name: str
     local.unlink(missing_ok=True)
     device.pull(f"{folder}/{name}", local)
     result = read_result(local, runner)
+    left = LARGEST_PULL
     for output in result.outputs:
         if output.file is not None:
             device.pull(f"{folder}/{output.file}", into / output.file)
+            left -= (into / output.file).stat().st_size
+            if left < 0:
+                raise DeviceError(f"the runner ({runner}) wrote outputs of more than {LARGEST_PULL} bytes")
     return result
 
 

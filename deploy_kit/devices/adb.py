@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
+from deploy_kit.devices.calls import TRANSFER_BYTES_PER_S
 from deploy_kit.devices.description import SCRIPT, describe, observe
+from deploy_kit.devices.shell import arriving, check_path, reason, refusal, size_of, words_of
 from deploy_kit.errors import MissingDependencyError, UserError
 
 T = TypeVar("T")
@@ -33,9 +34,11 @@ TEMPORARY = "/data/local/tmp"
 GUARDED = """exec 3<&0; echo {mark}
 ( {command} ) </dev/null 3<&- & child=$!
 ( read -r _ <&3; kill -9 -$$ || kill -9 $child ) >/dev/null 2>&1 & guard=$!
-exec 3<&-; wait $child; code=$?; kill -9 $guard; echo {mark}$code"""
+exec 3<&-; wait $child; code=$?; echo {mark}$code
+kill -9 -$$ 2>/dev/null || kill -9 $guard"""
 """Run a command and say how it ended, between marks; end it when standard input closes, as it does when the client
-here ends, the server ends, or the cable is pulled. adbd makes the shell the leader of its process group."""
+here ends, the server ends, or the cable is pulled. adbd makes the shell the leader of its process group: at the end all
+of it is ended."""
 
 PLUG_IN = "plug it in, unlock it, and allow USB debugging in its developer options"
 
@@ -48,20 +51,10 @@ SERVER_S = 20.0
 ENDING_S = 5.0
 """How long a program on the device may take to be gone once it is told to end."""
 
-BYTES_PER_S = 1_000_000
-"""A transfer slower than this is given up."""
-
 _WRONG_ABI = re.compile(
     r"not executable: \d+-bit ELF|Exec format error|cannot execute binary file|: \x7fELF"
     r"|is for EM_\w+ \(\d+\) instead of EM_"
 )
-
-_REFUSALS = {
-    "No space left on device": ("is full", f"free some space in {TEMPORARY} on it"),
-    "Read-only file system": ("cannot be written there", f"choose a folder below {TEMPORARY}"),
-    "Permission denied": ("does not permit it", f"choose a folder below {TEMPORARY}"),
-}
-"""What a device says when it takes a file, and what that is."""
 
 _STATES = {
     "unauthorized": (
@@ -134,22 +127,22 @@ class Adb(Device):
 
     def run(self, command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None) -> Completed:
         name = command[0].rpartition("/")[2]
-        done = self._shell(_words(command, environment), timeout, f"while {name!r} ran")
+        done = self._shell(words_of(command, environment), timeout, f"while {name!r} ran")
         if done.returncode != 0 and _WRONG_ABI.search(done.stderr):
             raise DeviceError(
-                f"{self.spec} cannot run {name!r}, which is made for another machine: {_reason(done.stderr)}",
+                f"{self.spec} cannot run {name!r}, which is made for another machine: {reason(done.stderr)}",
                 fix="use a file for the ABI that `deploykit devices` shows for it",
             )
         return done
 
     def push(self, source: Path, target: str) -> None:
-        _check_path(target)
+        check_path(target)
         if not source.is_file():
             raise UserError(f"there is no file {str(source)!r} to push")
         size = source.stat().st_size
         words = ("push", str(source.absolute()), target)
         what = f"while {source.name!r} was pushed to {target!r}"
-        self._reached(what, lambda: self._adb(*words, what=what, timeout=self._answer_s + size / BYTES_PER_S))
+        self._reached(what, lambda: self._adb(*words, what=what, timeout=self._answer_s + size / TRANSFER_BYTES_PER_S))
         mode = "755" if os.access(source, os.X_OK) else "644"
         place = shlex.quote(target)
         arrived = self._ask(f"chmod {mode} {place} && wc -c < {place}", what)
@@ -159,22 +152,12 @@ class Adb(Device):
             )
 
     def pull(self, source: str, target: Path) -> None:
-        _check_path(source)
+        check_path(source)
         what = f"while {source!r} was pulled"
-        place = shlex.quote(source)
-        size = int(self._ask(f"test -f {place} && wc -c < {place}", what, f"{self.spec} has no file {source!r}"))
-        try:
-            if shutil.disk_usage(target.parent).free < size:
-                raise DeviceError(f"there is no space for {str(target)!r} of {size} bytes", fix="free some space here")
-            with TemporaryDirectory(dir=target.parent, prefix=".deploykit-") as folder:
-                part = Path(folder, "part")
-                words = ("pull", source, str(part.absolute()))
-                self._reached(what, lambda: self._adb(*words, what=what, timeout=self._answer_s + size / BYTES_PER_S))
-                if part.is_symlink() or not part.is_file() or part.stat().st_size != size:
-                    raise DeviceError(f"{self.spec} did not give {source!r} as a file of {size} bytes")
-                part.replace(target)
-        except OSError as error:
-            raise DeviceError(f"{source!r} cannot be written to {str(target)!r}: {error.strerror}") from error
+        with arriving(self.spec, source, target, self._ask(size_of(source), what)) as (part, size):
+            words = ("pull", source, str(part.absolute()))
+            limit = self._answer_s + size / TRANSFER_BYTES_PER_S
+            self._reached(what, lambda: self._adb(*words, what=what, timeout=limit))
 
     def make_folder(self) -> str:
         folder = f"{TEMPORARY}/deploykit-{secrets.token_hex(8)}"
@@ -192,13 +175,13 @@ class Adb(Device):
         self._ask(f"rm -rf {folder}", f"while {folder} was removed")
 
     def _describe(self) -> str:
-        return self._shell(_words(["sh", "-c", SCRIPT]), self._answer_s, "while it described itself").stdout
+        return self._shell(words_of(["sh", "-c", SCRIPT]), self._answer_s, "while it described itself").stdout
 
-    def _ask(self, command: str, what: str, otherwise: str = "") -> str:
-        """What a short command prints, which has to succeed; ``otherwise`` says what it means where it does not."""
+    def _ask(self, command: str, what: str) -> str:
+        """What a short command prints, which has to succeed."""
         done = self._shell(command, self._answer_s, what)
         if done.returncode != 0:
-            raise self._refusal(done.stderr, what, otherwise)
+            raise refusal(self.spec, done.stderr, what)
         return done.stdout
 
     def _shell(self, command: str, timeout: float, what: str) -> Completed:
@@ -268,7 +251,7 @@ class Adb(Device):
         listed = attached_serials()
         state = listed.get(self.serial)
         if state == "device":
-            return self._refusal(said, what)
+            return refusal(self.spec, said, what)
         if state is None:
             others = ", ".join(f"adb:{serial}" for serial in listed)
             get = f"adb connect {shlex.quote(self.serial)}" if self._over_network else PLUG_IN
@@ -276,15 +259,6 @@ class Adb(Device):
             return DeviceError(f"{self.spec} is not attached ({what})", fix=fix)
         problem, fix = _STATES.get(re.split(" ?[;(]", state)[0], (f"is in the state {state!r}", "start Android on it"))
         return DeviceError(f"{self.spec} {problem} ({what})", fix=fix)
-
-    def _refusal(self, said: str, what: str, otherwise: str = "") -> DeviceError:
-        """The error for a device that is there and said no."""
-        for words, (problem, fix) in _REFUSALS.items():
-            if words in said:
-                return DeviceError(f"{self.spec} {problem} ({what}): {words}", fix=fix)
-        if otherwise:
-            return DeviceError(otherwise)
-        return DeviceError(f"{self.spec} failed {what}: {_reason(said)}", fix="try it again")
 
 
 def _only_serial() -> str:
@@ -306,7 +280,7 @@ def _devices() -> tuple[dict[str, str], str]:
     except subprocess.TimeoutExpired:
         raise DeviceError("adb does not answer", fix="adb kill-server, and try again") from None
     if done.returncode != 0:
-        raise DeviceError(f"adb cannot start its server: {_reason(done.stderr)}", fix="adb start-server says more")
+        raise DeviceError(f"adb cannot start its server: {reason(done.stderr)}", fix="adb start-server says more")
     lines = [line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line]
     return {serial: state.strip() for serial, state in lines}, done.stderr
 
@@ -346,25 +320,3 @@ def _end(process: subprocess.Popen[bytes], wait_s: float) -> None:
     for stream in (process.stdout, process.stderr):
         if stream:
             stream.close()
-
-
-def _words(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """A command as the device's shell reads it back."""
-    variables = environment or {}
-    for name in variables:
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise UserError(f"{name!r} is no name of a variable")
-    exports = [f"export {name}={shlex.quote(value)}; " for name, value in variables.items()]
-    return f"{''.join(exports)}exec {shlex.join(command)}"
-
-
-def _check_path(path: str) -> None:
-    if not path.startswith("/"):
-        raise UserError(f"{path!r} is no place on a device", fix="name a path from / on")
-
-
-def _reason(text: str) -> str:
-    """The last line that is an error, or the last of all."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line]
-    return [*lines, *errors][-1] if lines else "it said nothing"

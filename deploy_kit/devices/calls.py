@@ -12,6 +12,15 @@ from deploy_kit.devices.base import Completed, DeviceError
 TRANSFER_BYTES_PER_S = 1_000_000
 """A transfer slower than this is given up."""
 
+LARGEST_PULL = 256 << 20
+"""Bytes of a file that is taken from a device, which writes results and outputs of models, and is not trusted."""
+
+
+def check_size(spec: str, source: str, size: int) -> None:
+    """Raise `DeviceError` for a file that is too large to be a result."""
+    if size > LARGEST_PULL:
+        raise DeviceError(f"{source!r} on {spec} has {size} bytes, and at most {LARGEST_PULL} are taken from a device")
+
 
 def call(words: Sequence[str], seconds: float) -> Completed:
     """Run a program to its end; `DeviceError` where it takes longer, and is ended."""

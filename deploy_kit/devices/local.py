@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
+from deploy_kit.devices.calls import check_size
 from deploy_kit.devices.description import SCRIPT, describe, observe
 from deploy_kit.disk import FULL
 from deploy_kit.errors import UserError
@@ -73,6 +74,7 @@ class Local(Device):
     def pull(self, source: str, target: Path) -> None:
         if not Path(source).is_file():
             raise DeviceError(f"{source!r} is not there: what was to write it wrote nothing")
+        check_size(self.spec, source, Path(source).stat().st_size)
         _copy(Path(source), target)
 
     def make_folder(self) -> str:

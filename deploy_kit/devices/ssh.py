@@ -2,8 +2,8 @@
 
 Commands of a device share one connection, which a process of `ssh` holds until the device is no longer used. The keys,
 the user's configuration and the known hosts are `ssh`'s own business: nothing is asked, and no unknown host is trusted.
-Files go through `cat`, as small boards have no other server of files. As with `adb`, words are quoted, and a guard on
-the board ends what was started there when the connection or this process is gone, or the time is up.
+Files go through `cat` and `dd`, as small boards have no other server of files. As with `adb`, words are quoted, and a
+guard on the board ends what was started there when the connection or this process is gone, or the time is up.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from deploy_kit.devices.base import Completed, Device, DeviceError, DeviceInfo, DeviceState
 from deploy_kit.devices.description import SCRIPT, describe, observe
+from deploy_kit.devices.shell import arriving, check_path, reason, refusal, size_of, words_of
 from deploy_kit.errors import MissingDependencyError, UserError
 from deploy_kit.worker import GUARD
 
@@ -88,20 +89,15 @@ ENDING_S = 5.0
 BYTES_PER_S = 100_000
 """A transfer slower than this is given up."""
 
+PIECE = 4 << 20
+"""Bytes of a file that are taken at a time."""
+
 _PLACE = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>[A-Za-z0-9_][\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(?::(?P<port>\d{1,5}))?",
     re.ASCII,
 )
 
 _WRONG_ABI = re.compile(r"Exec format error|cannot execute binary file|\x7fELF|wrong ELF class|is for EM_\w+ \(\d+\)")
-
-_REFUSALS = {
-    "No space left on device": ("is full", "free some space on it"),
-    "Disk quota exceeded": ("has no more space for this user", "free some space on it"),
-    "Read-only file system": ("cannot be written there", "choose another folder"),
-    "Permission denied": ("does not permit it", "choose a folder that its user may write"),
-}
-"""What a board says when it takes or gives a file, and what that is."""
 
 _UNREACHED = (
     (
@@ -194,16 +190,16 @@ class Ssh(Device):
 
     def run(self, command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None) -> Completed:
         name = command[0].rpartition("/")[2]
-        done = self._shell(_words(command, environment), timeout, f"while {name!r} ran")
+        done = self._shell(words_of(command, environment), timeout, f"while {name!r} ran")
         if done.code != 0 and _WRONG_ABI.search(done.err):
             raise DeviceError(
-                f"{self.spec} cannot run {name!r}, which is made for another machine: {_last_line(done.err)}",
+                f"{self.spec} cannot run {name!r}, which is made for another machine: {reason(done.err)}",
                 fix="use a file for the ABI that `deploykit devices` shows for it",
             )
         return Completed(returncode=done.code, stdout=done.out.decode(errors="replace"), stderr=done.err)
 
     def push(self, source: Path, target: str) -> None:
-        _check_path(target)
+        check_path(target)
         if not source.is_file():
             raise UserError(f"there is no file {str(source)!r} to push")
         found = source.stat()
@@ -216,24 +212,13 @@ class Ssh(Device):
             self._ask(command, f"while {source.name!r} was pushed to {target!r}", limit, data)
 
     def pull(self, source: str, target: Path) -> None:
-        _check_path(source)
+        check_path(source)
         what, place = f"while {source!r} was pulled", shlex.quote(source)
-        found = self._ask(f"[ ! -f {place} ] || wc -c < {place}", what, self._answer_s).strip()
-        if not found.isdigit():
-            raise DeviceError(f"{self.spec} has no file {source!r}")
-        size = int(found)
-        try:
-            if shutil.disk_usage(target.parent).free < size:
-                raise DeviceError(f"there is no space for {str(target)!r} of {size} bytes", fix="free some space here")
-            data = self._ask(f"cat {place}", what, self._answer_s + size / BYTES_PER_S)
-            if len(data) != size:
-                raise DeviceError(f"{self.spec} gave {len(data)} of the {size} bytes of {source!r}", fix="try it again")
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".deploykit-") as folder:
-                part = Path(folder, "part")
-                part.write_bytes(data)
-                part.replace(target)
-        except OSError as error:
-            raise DeviceError(f"{source!r} cannot be written to {str(target)!r}: {error.strerror}") from error
+        told = self._ask(size_of(source), what, self._answer_s).decode(errors="replace")
+        with arriving(self.spec, source, target, told) as (part, size), part.open("wb") as file:
+            for index in range(math.ceil(size / PIECE)):
+                command = f"dd if={place} bs={PIECE} skip={index} count=1"
+                file.write(self._ask(command, what, self._answer_s + PIECE / BYTES_PER_S))
 
     def make_folder(self) -> str:
         name, what = f"deploykit-{secrets.token_hex(8)}", "while a folder was made"
@@ -247,9 +232,9 @@ class Ssh(Device):
         if done.code == 0 and folder.startswith("/") and folder.endswith(f"/{name}"):
             return folder
         if "No space left" in done.err:
-            raise self._refusal(done.err, what)
+            raise refusal(self.spec, done.err, what)
         raise DeviceError(
-            f"{self.spec} has no folder that programs can be run from: {_last_line(done.err)}",
+            f"{self.spec} has no folder that programs can be run from: {reason(done.err)}",
             fix="set TMPDIR for its user to a folder on a disk that is not mounted with noexec",
         )
 
@@ -259,14 +244,14 @@ class Ssh(Device):
         self._ask(f"rm -rf {shlex.quote(folder)}", f"while {folder} was removed", self._answer_s)
 
     def _describe(self) -> str:
-        done = self._shell(_words(["sh", "-c", SCRIPT]), self._answer_s, "while it described itself")
+        done = self._shell(words_of(["sh", "-c", SCRIPT]), self._answer_s, "while it described itself")
         return done.out.decode(errors="replace")
 
     def _ask(self, command: str, what: str, timeout: float, source: IO[bytes] | None = None) -> bytes:
         """What a short command prints, which has to succeed."""
         done = self._shell(f"export LC_ALL=C; {command}", timeout, what, source)
         if done.code != 0:
-            raise self._refusal(done.err, what)
+            raise refusal(self.spec, done.err, what)
         return done.out
 
     def _shell(self, command: str, timeout: float, what: str, source: IO[bytes] | None = None) -> _Answer:
@@ -289,7 +274,7 @@ class Ssh(Device):
             ) from None
         _, body, end = [*out.split(mark.encode()), b"", b""][:3]
         if not re.fullmatch(rb"\d+\n", end):
-            said = "" if mark.encode() in out else _last_line(err.decode(errors="replace"))
+            said = "" if mark.encode() in out else reason(err.decode(errors="replace"))
             raise DeviceError(
                 f"{self.spec} did not say how it ended ({what}): {said or 'the connection to it was lost'}",
                 fix="see that it is on and in this network, and try it again",
@@ -316,15 +301,8 @@ class Ssh(Device):
             if words in said:
                 return DeviceError(f"{self.spec} {problem} ({what})", fix=fix.format(**names))
         return DeviceError(
-            f"{self.spec} cannot be reached ({what}): {_last_line(said)}", fix=f"see what `{names['ssh']}` says"
+            f"{self.spec} cannot be reached ({what}): {reason(said)}", fix=f"see what `{names['ssh']}` says"
         )
-
-    def _refusal(self, said: str, what: str) -> DeviceError:
-        """The error for a board that is there and said no."""
-        for words, (problem, fix) in _REFUSALS.items():
-            if words in said:
-                return DeviceError(f"{self.spec} {problem} ({what}): {words}", fix=fix)
-        return DeviceError(f"{self.spec} failed {what}: {_last_line(said)}", fix="try it again")
 
 
 @dataclass(frozen=True)
@@ -431,22 +409,3 @@ def _find_ssh() -> str:
     if not found:
         raise MissingDependencyError("ssh is not installed, which boards are reached with", fix=INSTALL)
     return found
-
-
-def _words(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """A command as the board's shell reads it back."""
-    settings = []
-    for name, value in (environment or {}).items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-            raise UserError(f"{name!r} is no name of a variable")
-        settings.append(f"export {name}={shlex.quote(value)};")
-    return " ".join([*settings, "exec", shlex.join(command)])
-
-
-def _check_path(path: str) -> None:
-    if not path.startswith("/"):
-        raise UserError(f"{path!r} is no place on a board", fix="name a path from / on")
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -20,6 +20,7 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.devices import adb as adb_module
 from deploy_kit.devices.adb import Adb, find_adb
 from deploy_kit.devices.base import DeviceError, DeviceInfo
+from deploy_kit.devices.calls import LARGEST_PULL
 from deploy_kit.devices.registry import attached, get_device
 from deploy_kit.errors import MissingDependencyError, UserError
 from tests.benchmarks.support import runner_document
@@ -292,6 +293,29 @@ def test_a_file_that_arrives_short_is_no_file(device: Adb, phone: Daemon, tmp_pa
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_file_that_is_too_large_is_not_taken(device: Adb, phone: Daemon, tmp_path: Path) -> None:
+    os.truncate(written(phone.folder / "file", b""), LARGEST_PULL + 1)
+    with pytest.raises(DeviceError, match=f"file' on adb:{phone.serial} has {LARGEST_PULL + 1} bytes"):
+        device.pull(f"{TEMPORARY}/file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("said", ["many", "12 34", "-1"])
+def test_a_device_that_counts_rubbish(device: Adb, phone: Daemon, tmp_path: Path, said: str) -> None:
+    written(phone.folder / "file", b"x")
+    device_program(phone.programs, "wc", f"echo '{said}'")
+    with pytest.raises(DeviceError, match=f"does not tell the size of .*'{said}'"):
+        device.pull(f"{TEMPORARY}/file", tmp_path / "file")
+
+
+def test_what_a_program_leaves_behind_is_ended(device: Adb, phone: Daemon) -> None:
+    done = device.run(
+        ["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! > {TEMPORARY}/pid; echo out; exit 3"], timeout=30
+    )
+    assert (done.returncode, done.stdout) == (3, "out\n")
+    assert not is_running(started_pid(phone))
+
+
 def test_there_has_to_be_room_and_a_folder_here(
     device: Adb, phone: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +323,7 @@ def test_there_has_to_be_room_and_a_folder_here(
     with pytest.raises(DeviceError, match=r"cannot be written to .*No such file"):
         device.pull(f"{TEMPORARY}/file", tmp_path / "missing" / "file")
     full = shutil.disk_usage(tmp_path)._replace(free=99)
-    monkeypatch.setattr("deploy_kit.devices.adb.shutil.disk_usage", lambda path: full)
+    monkeypatch.setattr("deploy_kit.devices.shell.shutil.disk_usage", lambda path: full)
     with pytest.raises(DeviceError, match=r"no space for .* of 100 bytes"):
         device.pull(f"{TEMPORARY}/file", tmp_path / "file")
 
@@ -591,7 +615,7 @@ def test_an_artifact_is_measured_and_the_device_left_clean(phone: Daemon, tmp_pa
         ("exit 3", "the runner (runner) failed on adb:127.0.0.1"),
         ("kill -9 $$", "the runner (runner) failed on adb:127.0.0.1"),
         ('echo rubbish > "$result"', "wrote a damaged result"),
-        ("true", "result.json"),
+        ("true", "has no file"),
     ],
 )
 def test_a_runner_that_misbehaves(phone: Daemon, tmp_path: Path, tiny_onnx: Artifact, body: str, told: str) -> None:

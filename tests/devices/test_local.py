@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy_kit.devices.base import DeviceError
+from deploy_kit.devices.calls import LARGEST_PULL
 from deploy_kit.devices.local import Local
 from deploy_kit.devices.registry import get_device
 from deploy_kit.errors import UserError
@@ -94,6 +96,9 @@ def test_a_file_goes_there_and_back(tmp_path: Path, mode: int) -> None:
 def test_what_cannot_be_copied(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="is not there: what was to write it wrote nothing"):
         Local().pull(str(tmp_path / "nothing"), tmp_path / "x")
+    os.truncate(written(tmp_path / "large", ""), LARGEST_PULL + 1)
+    with pytest.raises(DeviceError, match=f"large' on local has {LARGEST_PULL + 1} bytes"):
+        Local().pull(str(tmp_path / "large"), tmp_path / "x")
     with pytest.raises(DeviceError, match=r"cannot be written: No such file"):
         Local().push(written(tmp_path / "a", b""), str(tmp_path / "missing" / "x"))
     with pytest.raises(ValueError, match="no folder that was made here"):

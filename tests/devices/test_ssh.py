@@ -24,6 +24,7 @@ from deploy_kit.benchmarks.runners.choice import choose_runner
 from deploy_kit.benchmarks.runners.local import local_runner
 from deploy_kit.devices import ssh as ssh_module
 from deploy_kit.devices.base import DeviceError, DeviceInfo
+from deploy_kit.devices.calls import LARGEST_PULL
 from deploy_kit.devices.hosts import hosts_file, listed_hosts
 from deploy_kit.devices.local import Local
 from deploy_kit.devices.registry import attached, get_device
@@ -428,9 +429,10 @@ def test_a_name_on_the_board_never_decides_where_a_file_lands(device: Ssh, board
 
 def test_a_file_that_arrives_short_is_no_file(device: Ssh, board: Board, tmp_path: Path) -> None:
     written(board.temporary / "result.json", b"x" * 50_000)
+    board.program("dd", '/bin/dd "$@" | head -c 20000')
     board.program("cat", 'exec head -c 20000 "$@"')
     target = written(tmp_path / "old.json", b"old")
-    with pytest.raises(DeviceError, match="gave 20000 of the 50000 bytes"):
+    with pytest.raises(DeviceError, match="as a file of 50000 bytes"):
         device.pull(f"{board.temporary}/result.json", target)
     assert target.read_bytes() == b"old"
     with pytest.raises(DeviceError, match="it did not arrive whole"), device.scratch() as folder:
@@ -445,8 +447,33 @@ def test_there_has_to_be_room_and_a_folder_here(
     with pytest.raises(DeviceError, match=r"cannot be written to .*No such file"):
         device.pull(f"{board.temporary}/file", tmp_path / "missing" / "file")
     full = shutil.disk_usage(tmp_path)._replace(free=99)
-    monkeypatch.setattr("deploy_kit.devices.ssh.shutil.disk_usage", lambda path: full)
+    monkeypatch.setattr("deploy_kit.devices.shell.shutil.disk_usage", lambda path: full)
     with pytest.raises(DeviceError, match=r"no space for .* of 100 bytes"):
+        device.pull(f"{board.temporary}/file", tmp_path / "file")
+
+
+def test_a_file_comes_in_pieces(device: Ssh, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy_kit.devices.ssh.PIECE", 1000)
+    for size in (0, 999, 1000, 2500):
+        data = written(board.temporary / "file", os.urandom(size)).read_bytes()
+        device.pull(f"{board.temporary}/file", tmp_path / "file")
+        assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_file_that_is_too_large_is_not_taken(device: Ssh, board: Board, tmp_path: Path) -> None:
+    board.program("dd", 'touch "$TMPDIR/read"; exec /bin/dd "$@"')
+    os.truncate(written(board.temporary / "file", b""), LARGEST_PULL + 1)
+    with pytest.raises(DeviceError, match=f"file' on {board.spec} has {LARGEST_PULL + 1} bytes"):
+        device.pull(f"{board.temporary}/file", tmp_path / "file")
+    assert not (board.temporary / "read").exists()
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("said", ["many", "12 34", "-1"])
+def test_a_board_that_counts_rubbish(device: Ssh, board: Board, tmp_path: Path, said: str) -> None:
+    written(board.temporary / "file", b"x")
+    board.program("wc", f"echo '{said}'")
+    with pytest.raises(DeviceError, match=f"does not tell the size of .*'{said}'"):
         device.pull(f"{board.temporary}/file", tmp_path / "file")
 
 
@@ -473,7 +500,7 @@ def test_what_is_not_there_to_push_is_the_users_mistake(device: Ssh, board: Boar
     for source in (tmp_path / "nothing", tmp_path):
         with pytest.raises(UserError, match="there is no file"):
             device.push(source, f"{board.temporary}/x")
-    with pytest.raises(UserError, match="no place on a board"):
+    with pytest.raises(UserError, match="no place on a device"):
         device.push(written(tmp_path / "x", b""), "-p")
     (board.temporary / "folder").mkdir()
     with pytest.raises(DeviceError, match="it is a folder"):
@@ -584,7 +611,7 @@ def test_lost_in_a_push(board: Board, device: Ssh, tmp_path: Path) -> None:
 
 def test_lost_in_a_pull_leaves_nothing_here(board: Board, device: Ssh, tmp_path: Path) -> None:
     written(board.temporary / "result", os.urandom(10_000_000))
-    board.program("cat", SLOW_CAT)
+    board.program("dd", 'touch "$TMPDIR/read"; sleep 0.5; exec /bin/dd "$@"')
     lost = when((board.temporary / "read").exists, board.drop)
     with pytest.raises(DeviceError, match=r"result' was pulled\): the connection to it was lost"):
         device.pull(f"{board.temporary}/result", tmp_path / "result")
