@@ -246,10 +246,11 @@ def _keep(found: list[Any], manifest: Manifest | None, into: Path) -> list[Outpu
         try:
             shape = [int(size) for size in str(entry["dimensions"]).split("x") if size]
             values = np.array(entry["values"], dtype=record.dtype).reshape(shape)
+            output = Output.model_validate({"file": f"{index}.bin", "dtype": record.dtype, "shape": shape})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(OUTPUTS, f"{record.name!r}: {error}") from None
         (into / f"{index}.bin").write_bytes(values.tobytes())
-        kept.append(Output(file=f"{index}.bin", dtype=record.dtype, shape=shape))
+        kept.append(output)
     return kept
 
 

@@ -37,13 +37,11 @@ class Devicectl(Tool):
         self._xcrun = xcrun
 
     def phones(self) -> list[Phone]:
-        devices = self._ask(["list", "devices"]).get("devices")
-        found = [_phone(each) for each in devices if isinstance(each, dict)] if isinstance(devices, list) else []
+        found = [_phone(each) for each in _objects(self._ask(["list", "devices"]), "devices")]
         return [phone for phone in found if phone is not None]
 
     def apps(self, udid: str) -> list[str]:
-        apps = self._of(udid, ["info", "apps"]).get("apps", [])
-        return [str(app.get("bundleIdentifier")) for app in apps if isinstance(app, dict)]
+        return [str(app.get("bundleIdentifier")) for app in _objects(self._of(udid, ["info", "apps"]), "apps")]
 
     def push(self, udid: str, app: str, source: Path, target: str) -> None:
         seconds = ANSWER_S + source.stat().st_size // TRANSFER_BYTES_PER_S
@@ -62,11 +60,14 @@ class Devicectl(Tool):
 
     def launch(self, udid: str, app: str, words: Sequence[str]) -> int:
         options = ["--terminate-existing"]
-        process = self._of(udid, ["process", "launch"], options, tail=[app, "--", *words]).get("process", {})
-        return int(process["processIdentifier"])
+        started = self._of(udid, ["process", "launch"], options, tail=[app, "--", *words]).get("process")
+        process = started.get("processIdentifier") if isinstance(started, dict) else None
+        if not isinstance(process, int):
+            raise ToolError("devicectl started the app, and does not tell as which process")
+        return process
 
     def is_running(self, udid: str, process: int) -> bool:
-        running = self._of(udid, ["info", "processes"]).get("runningProcesses", [])
+        running = _objects(self._of(udid, ["info", "processes"]), "runningProcesses")
         return any(each.get("processIdentifier") == process for each in running)
 
     def end(self, udid: str, process: int) -> None:
@@ -99,8 +100,7 @@ class Devicectl(Tool):
             return result
         error = document.get("error")
         if not isinstance(error, dict):
-            outcome = document.get("info", {}).get("outcome")
-            raise ToolError(last_line(done) or f"devicectl ended with {outcome}")
+            raise ToolError(last_line(done) or f"devicectl ended with {done.returncode} and no result")
         if error.get("code") == NOT_FOUND:
             raise GoneError(_said(error))
         raise _FailedError(_said(error), error.get("code"))
@@ -110,6 +110,14 @@ class _FailedError(ToolError):
     def __init__(self, said: str, code: object):
         super().__init__(said)
         self.code = code
+
+
+def _objects(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The list of objects that a result has by a name; `ToolError` where it has none."""
+    found = result.get(name)
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ToolError(f"devicectl wrote no list of {name}")
+    return found
 
 
 def _domain(app: str) -> list[str]:

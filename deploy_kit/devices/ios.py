@@ -63,7 +63,7 @@ _PROBLEMS: tuple[tuple[str, str, str], ...] = (
         "Settings > General > VPN & Device Management; where it is trusted there, build and install the app again",
     ),
     (
-        r"not paired|[Pp]airing|does not trust|refused to trust|Trust dialog|InvalidHostID",
+        r"not paired|[Pp]airing|pair record|does not trust|refused to trust|Trust dialog|InvalidHostID",
         "is not paired with this computer",
         "unlock it, plug it in, and tap `Trust` on it",
     ),
@@ -297,10 +297,8 @@ class Ios(Device):
         every = [folder, *(f"{DOCUMENTS}/runs/{name}" for name in runs)]
         if self._reached(what, lambda: self._tool.remove(self._phone.udid, self.app, every)):
             return
-        process = self._launch(["remove", *(path.rpartition("/")[2] for path in every)], what)
-        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-            self._await(lambda: not self.fetch(f"{folder}/made", Path(scratch, "made")), what)
-        self.end(process)
+        with self._asked(["remove", *(path.rpartition("/")[2] for path in every)], what) as scratch:
+            self._await(lambda: not self.fetch(f"{folder}/made", scratch / "made"), what)
 
     def start(self, words: Sequence[str]) -> tuple[int, str]:
         """Start the app for a run with a runner's options; its process, and the folder that gets its results."""
@@ -353,15 +351,23 @@ class Ios(Device):
         name = secrets.token_hex(8)
         self._runs.append(name)
         what = "while the app told how the phone is"
-        process = self._launch(["state", name], what)
-        with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-            file = Path(scratch, "state.json")
+        with self._asked(["state", name], what) as scratch:
+            file = scratch / "state.json"
             self._await(lambda: self.fetch(f"{DOCUMENTS}/runs/{name}/state.json", file), what)
-            self.end(process)
             try:
                 return Told.model_validate(json.loads(file.read_bytes()))
             except (ValueError, ValidationError) as error:
                 raise DeviceError(f"the app on {self.spec} told a damaged state", fix=INSTALL) from error
+
+    @contextmanager
+    def _asked(self, words: Sequence[str], what: str) -> Iterator[Path]:
+        """A folder here for what the app answers, which is started with words and ended in any case."""
+        process = self._launch(words, what)
+        try:
+            with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
+                yield Path(scratch)
+        finally:
+            self.end(process)
 
     def _launch(self, words: Sequence[str], what: str) -> int:
         return self._reached(what, lambda: self._tool.launch(self._phone.udid, self.app, words))

@@ -40,7 +40,10 @@ class PyMobileDevice(Tool):
 
     def phones(self) -> list[Phone]:
         found: dict[str, Phone] = {}
-        for each in self._json(["usbmux", "list"]):
+        listed = self._json(["usbmux", "list"])
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            raise ToolError(f"pymobiledevice3 wrote no list of devices: {str(listed)[:200]}")
+        for each in listed:
             if each.get("DeviceClass") not in (None, "iPhone", "iPad", "iPod"):
                 continue
             udid = str(each.get("UniqueDeviceID") or each.get("Identifier") or "")
@@ -49,7 +52,10 @@ class PyMobileDevice(Tool):
         return list(found.values())
 
     def apps(self, udid: str) -> list[str]:
-        return list(self._json(["apps", "list", "--type", "User", "--udid", udid]))
+        listed = self._json(["apps", "list", "--type", "User", "--udid", udid])
+        if not isinstance(listed, dict):
+            raise ToolError(f"pymobiledevice3 wrote no list of apps: {str(listed)[:200]}")
+        return list(listed)
 
     def push(self, udid: str, app: str, source: Path, target: str) -> None:
         seconds = ANSWER_S + source.stat().st_size // TRANSFER_BYTES_PER_S

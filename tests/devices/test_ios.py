@@ -199,10 +199,59 @@ def test_a_phone_that_saves_power_is_not_measured(phones: Phones) -> None:
 
 def test_an_app_that_does_not_answer(phones: Phones) -> None:
     device = phones.ios(clock=iter(range(0, 10_000, 10)).__next__)
-    device.make_folder()
+    folder = device.make_folder()
     phones.set({"kind": "silent"})
     with pytest.raises(DeviceError, match="did not answer within 30 s"):
         device.state()
+    assert phones.running() == []
+    with pytest.raises(DeviceError, match="did not answer within 30 s"):
+        device.remove(folder)
+    assert phones.running() == []
+
+
+ANSWERS = {
+    "list devices": {"devices": [{"identifier": UDID}]},
+    "info apps": {"apps": [{"bundleIdentifier": BUNDLE}]},
+    "process launch": {"process": {"processIdentifier": 42}},
+    "info processes": {"runningProcesses": [{"processIdentifier": 42}]},
+}
+
+
+@pytest.mark.parametrize("damage", [None, "x", 7, ["x"], [None], {"processIdentifier": "many"}, {}])
+@pytest.mark.parametrize("command", ANSWERS)
+def test_a_devicectl_that_answers_rubbish(phones: Phones, command: str, damage: Any) -> None:
+    answers = dict(ANSWERS)
+
+    def write() -> None:
+        cases = "".join(
+            f"*'{words}'*) echo '{json.dumps({'result': result})}';;\n" for words, result in answers.items()
+        )
+        body = f'case "$*" in\n{cases}*) echo \'{{"result": {{}}}}\';;\nesac > "$file"'
+        find = 'for word; do [ "$before" = --json-output ] && file=$word; before=$word; done'
+        (phones.folder / "bin" / "xcrun").write_text(f"#!/bin/sh\n[ $1 = --find ] && exit 0\n{find}\n{body}\n")
+
+    write()
+    device = phones.ios()
+    assert device.is_running(device.start([])[0])
+    answers[command] = {name: damage for name in ANSWERS[command]}
+    write()
+    with pytest.raises(DeviceError, match="devicectl"):
+        device = phones.ios()
+        device.is_running(device.start([])[0])
+
+
+@pytest.mark.parametrize("listing", ["{}", "[7]", "null", '"x"', "many"])
+def test_a_pymobiledevice3_that_answers_rubbish(scripted: Any, listing: str) -> None:
+    right = scripted("exit 0")
+    assert attached_udids(right) == [UDID]
+    for command in ("usbmux list", "apps list"):
+        program = Path(right._program)
+        whole = program.read_text()
+        rubbish = f"case \"$*\" in *'{command}'*) echo '{listing}'; exit 0;; esac\n"
+        program.write_text(whole.replace("case", f"{rubbish}case", 1))
+        with pytest.raises(DeviceError, match="pymobiledevice3 wrote no|is not installed"):
+            _ = Ios(UDID, tool=right).app
+        program.write_text(whole)
 
 
 @pytest.mark.parametrize("body", ["exit 1", "echo 'xcrun: error: no' >&2; exit 72", 'echo hello > "$8"; exit 0'])
@@ -361,7 +410,7 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("Device is password protected. Please unlock and retry.", "is locked"),
         ("Developer Mode is disabled. You can try to enable it using: x", "has its developer mode off"),
         ("The device does not trust this computer.", "is not paired with this computer"),
-        ("usbmuxd has no pair record for device x. Pair it with `y`.", "failed|is not paired"),
+        ("usbmuxd has no pair record for device x. Pair it with `y`.", "is not paired with this computer"),
         ("failed to write (AFC status NO_SPACE_LEFT).", "is full"),
         ("Device not found: x", "is not attached"),
         ("Something else", "failed .*Something else"),
