@@ -79,9 +79,9 @@ class AndroidApp(Runner):
             _wait(device, package, run, self.timeout, self.sleep, self.clock)
             return fetch_result(device, run, into, package)
         finally:
-            with suppress(DeviceError):
-                device.run(["am", "force-stop", package], timeout=PATIENCE)
-                device.run(["rm", "-rf", run], timeout=PATIENCE)
+            for command in (["am", "force-stop", package], ["rm", "-rf", run]):
+                with suppress(DeviceError):
+                    device.run(command, timeout=PATIENCE)
 
 
 def _check_installed(device: Device, package: str, engine: str) -> None:

@@ -282,6 +282,12 @@ def test_an_interruption_leaves_the_phone_clean(bench: Bench) -> None:
     assert not runs.exists() or not list(runs.iterdir())
 
 
+def test_the_files_of_a_run_are_removed_where_the_app_cannot_be_stopped(bench: Bench) -> None:
+    bench.phone.gone_at = "force-stop"
+    bench.start()
+    assert list(bench.phone.here(f"{FILES}/runs").iterdir()) == []
+
+
 def test_files_that_the_app_cannot_be_let_read(bench: Bench) -> None:
     bench.job = replace(bench.job, folder="/data/local/tmp/none")
     bench.fails("the app cannot be let read its files on adb:fake: .*none")

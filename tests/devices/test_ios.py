@@ -233,11 +233,15 @@ def test_a_devicectl_that_answers_rubbish(phones: Phones, command: str, damage: 
     write()
     device = phones.ios()
     assert device.is_running(device.start([])[0])
-    answers[command] = {name: damage for name in ANSWERS[command]}
+    answers[command] = dict.fromkeys(ANSWERS[command], damage)
     write()
-    with pytest.raises(DeviceError, match="devicectl"):
+
+    def ask() -> bool:
         device = phones.ios()
-        device.is_running(device.start([])[0])
+        return device.is_running(device.start([])[0])
+
+    with pytest.raises(DeviceError, match="devicectl"):
+        ask()
 
 
 @pytest.mark.parametrize("listing", ["{}", "[7]", "null", '"x"', "many"])
@@ -249,7 +253,7 @@ def test_a_pymobiledevice3_that_answers_rubbish(scripted: Any, listing: str) -> 
         whole = program.read_text()
         rubbish = f"case \"$*\" in *'{command}'*) echo '{listing}'; exit 0;; esac\n"
         program.write_text(whole.replace("case", f"{rubbish}case", 1))
-        with pytest.raises(DeviceError, match="pymobiledevice3 wrote no|is not installed"):
+        with pytest.raises(DeviceError, match=r"pymobiledevice3 wrote no|is not installed"):
             _ = Ios(UDID, tool=right).app
         program.write_text(whole)
 

@@ -38,7 +38,8 @@ public enum Benchmark {
                 samples: samples,
                 baseline: baseline.now,
                 loaded: loaded.now,
-                peak: Footprint.read().peak,
+                // CoreML compiled the package in this process, and the system tells one peak of both.
+                peak: engine.runtime == .coreml ? nil : Footprint.read().peak,
                 outputs: try keep(engine.outputs(), in: folder)
             )
         }
