@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -53,20 +53,38 @@ class Series:
             yield self.times[index], self.times[index + 1], self.watts[index]
 
 
-def of_counter(name: str, readings: Sequence[tuple[float, float]]) -> Series:
-    """The power between the readings of a counter of joules; readings in which it stood still say nothing new.
+def of_counters(readings: Mapping[str, Sequence[tuple[float, float]]]) -> list[Series]:
+    """The power between the readings of counters of joules that are read together, by name.
+
+    Readings in which all stood still say nothing new; a counter that stands still while another moves is at 0 W.
 
     Raises:
-        MeterError: the counter went back.
+        MeterError: a counter went back.
     """
-    kept: list[tuple[float, float]] = []
-    for time, joules in readings:
-        if kept and joules < kept[-1][1]:
+    for name, values in readings.items():
+        if any(later[1] < sooner[1] for sooner, later in pairwise(values)):
             raise MeterError(f"{name}: the counter went back")
-        if not kept or (joules > kept[-1][1] and time > kept[-1][0]):
+    looks = list(zip(*readings.values()))
+    told = looks[:1]
+    for look in looks[1:]:
+        if any(new[1] > old[1] and new[0] > old[0] for old, new in zip(told[-1], look)):
+            told.append(look)
+    return [_of_told(name, values) for name, values in zip(readings, zip(*told))]
+
+
+def _of_told(name: str, readings: Sequence[tuple[float, float]]) -> Series:
+    """The power between readings of a counter; one that is as old as that before is left out."""
+    kept = list(readings[:1])
+    for time, joules in readings[1:]:
+        if time > kept[-1][0]:
             kept.append((time, joules))
     powers = [(later[1] - sooner[1]) / (later[0] - sooner[0]) for sooner, later in pairwise(kept)]
     return Series(name, [time for time, _ in kept], powers)
+
+
+def of_counter(name: str, readings: Sequence[tuple[float, float]]) -> Series:
+    """The same of a counter that is alone."""
+    return of_counters({name: readings})[0]
 
 
 def of_powers(name: str, readings: Sequence[tuple[float, float]]) -> Series:

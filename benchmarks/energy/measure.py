@@ -22,6 +22,7 @@ from deploy_kit.benchmarks.energy.monsoon import Monsoon
 from deploy_kit.benchmarks.energy.rails import Rails
 from deploy_kit.benchmarks.energy.rapl import Rapl
 from deploy_kit.benchmarks.measurement import Energy, Round
+from deploy_kit.benchmarks.protocol import MOST_ITERATIONS
 from deploy_kit.devices.base import Device, DeviceState
 from deploy_kit.errors import unknown_name
 
@@ -32,6 +33,12 @@ AUTO, NONE = "auto", "none"
 
 FEWEST_UPDATES = 20
 """Samples that a window needs: what is before and after it may be mixed into the first and the last one."""
+
+SHORTEST_S = 2.0
+"""Seconds of a window at least that are aimed for: this machine's meters know a device's clock to some hundredths."""
+
+MARGIN = 1.2
+"""How many times what it needs a window is made: the inferences of that run may be quicker."""
 
 MOST_DOUBT = 0.05
 """The part of a window by which the clocks may be off."""
@@ -63,7 +70,7 @@ def choose_meter(device: Device, wanted: str) -> Meter:
     if device.spec.startswith("qemu:"):
         raise MeterError("an emulated processor uses no energy of its own")
     if device.spec.startswith("ios:"):
-        raise MeterError("no meter of these measures an iPhone, which runs no programs to read them")
+        raise MeterError("an iPhone runs no programs, and every meter needs one that tells it the phone's clock")
     reasons = []
     for name in METERS if wanted == AUTO else (wanted,):
         meter = METERS[name]()
@@ -73,6 +80,12 @@ def choose_meter(device: Device, wanted: str) -> Meter:
             return meter
         reasons.append(f"{name}: {reason}")
     raise MeterError("; ".join(reasons))
+
+
+def iterations_for(meter: Meter, asked: int, expected_ns: float) -> int:
+    """How many timed inferences a run beside a meter has: those that were asked for, or more where it needs them."""
+    needed_s = max(FEWEST_UPDATES * meter.period_s, SHORTEST_S)
+    return max(asked, min(math.ceil(MARGIN * needed_s * 1e9 / expected_ns), MOST_ITERATIONS))
 
 
 def measure_energy(
@@ -96,8 +109,8 @@ def measure_energy(
     needed_s = FEWEST_UPDATES * meter.period_s
     idle_s = max(IDLE_S, needed_s)
     if iterations * expected_ns < needed_s * 1e9:
-        more = math.ceil(needed_s * 1e9 / expected_ns)
-        raise MeterError(f"needs more iterations: {more} or more, as the meter needs {needed_s:g} s")
+        lasts_s = iterations * expected_ns / 1e9
+        raise MeterError(f"{iterations} inferences take {lasts_s:.3g} s, and the meter needs {needed_s:g} s")
     with meter.record(device) as recording:
         sleep(idle_s + SETTLE_S)
         each = run()
@@ -108,7 +121,7 @@ def measure_energy(
     window_s, series = end - begin, recording.series
     if not series:
         raise MeterError("the meter gave no samples")
-    updates = min(one.updates(begin, end) for one in series)
+    updates = max(one.updates(begin, end) for one in series)
     if updates < FEWEST_UPDATES / 2:
         more = math.ceil(iterations * FEWEST_UPDATES / 2 / max(updates, 1))
         raise MeterError(f"needs more iterations: {more} or more, as the meter had {updates} new values in the window")

@@ -43,11 +43,11 @@ class Monsoon(Meter):
 
     def unavailable(self, device: Device) -> str | None:
         kind, _, serial = device.spec.partition(":")
-        if kind not in ("adb", "ios"):
-            return f"it powers a phone, and {device.spec} is none"
+        if kind != "adb":
+            return f"it powers a phone that adb reaches, and {device.spec} is none"
         if importlib.util.find_spec("Monsoon") is None:
             return f"its package is not installed: {INSTALL}"
-        if kind == "adb" and not re.search(r":\d+$|\._adb-tls-connect", serial):
+        if not re.search(r":\d+$|\._adb-tls-connect", serial):
             return f"it cuts the phone's USB while it samples: {NO_USB}"
         try:
             with _quiet():

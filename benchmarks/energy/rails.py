@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, of_counter
+from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, of_counters
 from deploy_kit.benchmarks.energy.sampler import on_device, once, quoted
 from deploy_kit.devices.base import Device
 
@@ -55,12 +55,15 @@ class Rails(Meter):
         with on_device(device, self._reading, self.period_s) as found:
             yield recording
         by_rail: dict[str, list[tuple[float, float]]] = {}
-        for time, text in found:
-            for rail, (moment, joules) in energies(text).items():
-                by_rail.setdefault(rail, []).append((time if moment is None else moment, joules))
+        looks = [(time, energies(text)) for time, text in found]
+        rails = {rail for _, energy in looks for rail in energy}
+        for time, energy in looks:
+            if len(energy) == len(rails):  # the first and the last may be cut
+                for rail, (moment, joules) in energy.items():
+                    by_rail.setdefault(rail, []).append((time if moment is None else moment, joules))
         if not by_rail:
             raise MeterError("the phone told no energy of its rails")
-        recording.series = [of_counter(rail, values) for rail, values in by_rail.items() if _moves(values)]
+        recording.series = of_counters({rail: values for rail, values in by_rail.items() if _moves(values)})
 
 
 def _moves(values: list[tuple[float, float]]) -> bool:

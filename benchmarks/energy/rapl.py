@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, of_counter
+from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, of_counters
 from deploy_kit.benchmarks.energy.sampler import in_thread
 from deploy_kit.devices.base import Device
 
@@ -66,9 +66,9 @@ class Rapl(Meter):
         recording = Recording()
         with in_thread(work, "the processor's counter"):
             yield recording
-        for name, zone in zones.items():
-            unwrapped = _unwrapped(readings[name], self._range(zone), name)
-            recording.series.append(of_counter(name, unwrapped))
+        recording.series = of_counters(
+            {name: _unwrapped(readings[name], self._range(zone), name) for name, zone in zones.items()}
+        )
 
     def _zones(self) -> dict[str, Path]:
         """The zones that add up, by name and number."""

@@ -10,28 +10,28 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.energy import measure
-from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, Series, of_counter, of_powers
+from deploy_kit.benchmarks.energy.base import Meter, MeterError, Recording, Series, of_counter, of_counters, of_powers
 from deploy_kit.benchmarks.energy.battery import Battery, parse, power
-from deploy_kit.benchmarks.energy.measure import choose_meter, measure_energy
+from deploy_kit.benchmarks.energy.measure import choose_meter, iterations_for, measure_energy
 from deploy_kit.benchmarks.energy.rails import Rails, energies
 from deploy_kit.benchmarks.energy.rapl import Rapl
 from deploy_kit.benchmarks.energy.sampler import in_thread, on_device, readings
 from deploy_kit.benchmarks.harness import bench
-from deploy_kit.benchmarks.measurement import Round
+from deploy_kit.benchmarks.measurement import Round, RunnerResult
 from deploy_kit.benchmarks.protocol import Protocol
+from deploy_kit.benchmarks.runners.base import Job
+from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.devices.base import Device, DeviceError, DeviceState
 from deploy_kit.devices.local import Local
 from deploy_kit.errors import UserError
-from tests.benchmarks.support import round_of
-from tests.benchmarks.test_harness import DOCUMENT, Folder, script, writes
-
-UNPLUGGED = DeviceState(charging=False)
+from tests.benchmarks.support import round_of, runner_document
+from tests.benchmarks.test_harness import DOCUMENT, UNPLUGGED, Folder, script, writes
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +112,16 @@ def test_a_counter_that_stands_still_says_nothing_new() -> None:
         of_counter("x", [(0, 5), (1, 4)])
 
 
+def test_a_counter_that_stands_still_while_another_moves_is_at_no_power() -> None:
+    looks = [0, 1, 1, 2, 3]
+    rarely, often = of_counters(
+        {"rarely": list(enumerate([0, 0, 0, 6, 6])), "often": list(enumerate(float(each) for each in looks))}
+    )
+    assert (rarely.times, rarely.watts) == ([0, 1, 3, 4], [0, 3, 0])
+    assert (often.times, often.watts) == ([0, 1, 3, 4], [1, 0.5, 1])
+    assert rarely.energy(0, 4) == 6
+
+
 def test_a_power_holds_until_the_next() -> None:
     assert of_powers("x", [(0, 2.0), (1, 3.0), (4, 9.0)]).energy(0, 4) == 2 + 9
 
@@ -152,6 +162,25 @@ def test_processors_and_their_memory_are_added_up_over_a_wrap(tmp_path: Path, mo
     assert found.baseline_mw == pytest.approx(1100, rel=0.1)
     assert found.total_mj == pytest.approx(3.3 * found.window_s * 1e3, rel=0.1)
     assert (found.method, found.iterations, found.baseline_s) == ("rapl", 50, 0.4)
+
+
+def test_memory_that_is_hardly_used_does_not_keep_the_processor_from_being_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, package, dram = Load(), zone(tmp_path, "0", "package-0"), zone(tmp_path, "0:1", "dram")
+    begun = now()
+
+    def tell() -> None:
+        replace(package / "energy_uj", str(int(load.joules() * 1e6)))
+        replace(dram / "energy_uj", "2000" if now() > begun + 1.0 else "0")
+
+    meter = Rapl(tmp_path)
+    monkeypatch.setattr(meter, "period_s", 0.02)
+    with playing(tell):
+        found = measure_energy(Local(), meter, lambda: load.run(1.0), 50, 20e6)
+    assert found.mj_per_inference == pytest.approx(2.0 * found.window_s * 1e3 / 50, rel=0.1)
+    assert found.parts_mj["dram (0:1)"] == pytest.approx(2 / 50, rel=0.1)
+    assert found.samples > 20
 
 
 def test_a_wrap_of_an_unknown_range_is_no_energy(tmp_path: Path) -> None:
@@ -376,8 +405,17 @@ def test_a_short_window_is_refused_before_it_is_measured(tmp_path: Path) -> None
     def run() -> Round:
         raise AssertionError("it was run")
 
-    with pytest.raises(MeterError, match="needs more iterations: 2000 or more, as the meter needs 20 s"):
+    with pytest.raises(MeterError, match=r"50 inferences take 0.5 s, and the meter needs 20 s"):
         measure_energy(Folder(tmp_path), Battery(), run, 50, 10e6)
+
+
+def test_a_run_has_as_many_inferences_as_the_meter_needs() -> None:
+    """Power is told once a second by a battery, and four times by rails: 20 of those are 20 s and 5 s."""
+    assert iterations_for(Battery(), 50, 30e6) == 800
+    assert iterations_for(Rails(), 50, 30e6) == 200
+    assert iterations_for(Rapl(), 50, 30e6) == 80
+    assert iterations_for(Battery(), 5000, 30e6) == 5000
+    assert iterations_for(Battery(), 50, 1e3) == 1_000_000
 
 
 # Which meter.
@@ -514,8 +552,9 @@ def test_a_measurement_has_its_energy(tmp_path: Path, tiny_onnx: Artifact, monke
     load, clocks = Load(), tmp_path / "root"
     package = zone(clocks, "0", "package-0")
     monkeypatch.setitem(measure.METERS, "rapl", lambda: Rapl(clocks))
-    text = json.dumps({**DOCUMENT, "window_ns": "WINDOW"}).replace('"WINDOW"', "[$begin, $end]")
-    text = text.replace('"', '\\"')
+    samples = [10_000_000 + index * 7 % 13 for index in range(50)]
+    written = {**DOCUMENT, "samples_ns": samples, "window_ns": "WINDOW"}
+    text = json.dumps(written).replace('"WINDOW"', "[$begin, $end]").replace('"', '\\"')
     body = (
         'stamp() { read -r up rest < /proc/uptime; echo "${up%.*}${up#*.}0000000"; }\n'
         f"sleep 0.2; begin=$(stamp); touch {tmp_path}/busy; sleep 0.7; rm {tmp_path}/busy; end=$(stamp)\n"
@@ -535,6 +574,7 @@ def test_a_measurement_has_its_energy(tmp_path: Path, tiny_onnx: Artifact, monke
         replace(package / "energy_uj", str(int(load.joules() * 1e6)))
 
     monkeypatch.setattr(Rapl, "period_s", 0.02)
+    monkeypatch.setattr(measure, "SHORTEST_S", 0.3)
     with playing(tell):
         found = bench(
             tiny_onnx, Here(tmp_path), script(tmp_path, body), Protocol(), command="x", energy="rapl"
@@ -543,6 +583,63 @@ def test_a_measurement_has_its_energy(tmp_path: Path, tiny_onnx: Artifact, monke
     assert found.energy.mj_per_inference == pytest.approx(2.0 * found.energy.window_s * 1e3 / 50, rel=0.15)
     assert "energy" not in found.unavailable
     assert len(found.rounds) == 1
+
+
+class Paced(Program):
+    """A runner whose inferences take 10 ms, as many as it is asked for, by the clock of the meter."""
+
+    asked: ClassVar[list[int]] = []
+
+    def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
+        self.asked.append(job.iterations)
+        begin = now()
+        time.sleep(0.011 * job.iterations)
+        return RunnerResult.model_validate(
+            runner_document(
+                [10_000_000] * job.iterations,
+                warmup_ns=[1] * job.warmup,
+                window_ns=[int(begin * 1e9), int(now() * 1e9)],
+            )
+        )
+
+
+def test_the_run_beside_a_meter_is_as_long_as_that_needs(
+    tmp_path: Path, tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = now()
+    meter = Given(lambda time: 1.0 + time - begun)
+    monkeypatch.setitem(measure.METERS, "given", lambda: meter)
+    monkeypatch.setattr(measure, "SHORTEST_S", 0.0)
+    monkeypatch.setattr(Paced, "asked", [])
+    protocol = Protocol(warmup=1, iterations=3)
+    found = bench(tiny_onnx, Folder(tmp_path), Paced("paced"), protocol, command="x", energy="given").measurement
+    assert Paced.asked == [3, 24], "20 periods of 10 ms, and a fifth more"
+    assert found.energy is not None, found.unavailable
+    assert found.energy.iterations == 24
+    assert [len(each.result.samples_ns) for each in found.rounds] == [3]
+
+
+@pytest.mark.parametrize("lost", ["unavailable", "state", "run"])
+def test_a_device_that_is_lost_after_the_rounds_has_no_energy(
+    tmp_path: Path, tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    class Gone(Given):
+        battery_only = True
+
+        def unavailable(self, device: Device) -> str | None:
+            def fail(*_: object, **__: object) -> Any:
+                raise DeviceError("adb:1234 is not attached")
+
+            if lost == "unavailable":
+                fail()
+            monkeypatch.setattr(device, lost, fail)
+            return None
+
+    monkeypatch.setitem(measure.METERS, "given", Gone)
+    device, runner = Folder(tmp_path), writes(tmp_path, DOCUMENT)
+    found = bench(tiny_onnx, device, runner, Protocol(rounds=2), command="x", energy="given").measurement
+    assert (len(found.rounds), found.valid, found.energy) == (2, True, None)
+    assert found.unavailable["energy"] == "adb:1234 is not attached"
 
 
 def test_without_a_meter_the_latency_stays(tmp_path: Path, tiny_onnx: Artifact) -> None:
