@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.energy.base import MeterError
-from deploy_kit.benchmarks.energy.measure import AUTO, check_name, choose_meter, measure_energy
+from deploy_kit.benchmarks.energy.measure import AUTO, check_name, choose_meter, iterations_for, measure_energy
 from deploy_kit.benchmarks.measurement import ArtifactRecord, Energy, Measurement, Output, Round, RunnerResult
 from deploy_kit.benchmarks.outputs import check_outputs
 from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
@@ -31,6 +31,9 @@ from deploy_kit.manifest import TensorRecord
 
 POLL = 5.0
 """Seconds between two looks at the temperature of a device that cools down."""
+
+CLOCKS_DIFFER = 0.01
+"""The part by which a device's clock may go faster than this machine's."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,13 @@ def bench(
         artifact: its main file is brought to the device, with every file beside it.
         command: what repeats the measurement; it is kept.
         energy: a meter of `deploy_kit.benchmarks.energy.measure.METERS`, ``auto`` or ``none``. With a meter, a run
-            more follows the rounds; where there is none, the energy is None with the reason.
+            more follows the rounds, of as many inferences as it needs; where there is none, or that run fails, the
+            energy is None with the reason.
         check: whether the last outputs are compared with the model's.
         announce: told what is being done.
+
+    What fails after the first round loses none that was completed: the measurement is of those, with the failure among
+    its reasons.
 
     Raises:
         DeviceError: the device or the runner failed, or the runner's document is damaged; nothing is left there.
@@ -70,26 +77,37 @@ def bench(
     check_name(energy)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     announce(f"copy to {device.spec}")
-    with installed(runner, device) as home, placed(artifact, device, runner, protocol, home) as there:
-        rounds = []
-        for _ in range(protocol.rounds):
-            cool(device, protocol, announce, sleep)
-            rounds.append(there.round())
-        outputs = there.outputs(rounds[-1].result.outputs)
-        used, no_energy = _energy(there, rounds, energy, lambda: cool(device, protocol, announce, sleep), sleep)
+    rounds: list[Round] = []
+    found: list[str] = []
+    used, no_energy = None, "not all rounds could be run"
+    try:
+        with installed(runner, device) as home, placed(artifact, device, runner, protocol, home) as there:
+            for _ in range(protocol.rounds):
+                cool(device, protocol, announce, sleep)
+                each = there.round()
+                outputs = there.outputs(each.result.outputs)
+                rounds.append(each)
+            used, no_energy = _energy(there, rounds, energy, lambda: cool(device, protocol, announce, sleep), sleep)
+    except DeviceError as error:
+        if not rounds:
+            raise
+        complete = len(rounds) == protocol.rounds
+        what = "the device was not left clean" if complete else f"round {len(rounds) + 1} of {protocol.rounds} failed"
+        found.append(f"{what}: {error}")
     announce("compare the outputs")
     inputs = example_inputs(artifact.manifest.inputs)
     checked, unchecked = check_outputs(artifact, inputs, outputs) if check else (None, "not asked for")
     measured = _measurement(artifact, there.info, protocol, started, rounds, command)
-    reasons = [f"wrong outputs: {checked.failure}"] if checked is not None and checked.verdict == "wrong" else []
+    if checked is not None and checked.verdict == "wrong":
+        found.insert(0, f"wrong outputs: {checked.failure}")
     missing = {"energy": no_energy, "outputs": unchecked}
     measurement = measured.model_copy(
         update={
             "energy": used,
             "outputs": checked,
             "unavailable": measured.unavailable | {name: reason for name, reason in missing.items() if reason},
-            "valid": measured.valid and not reasons,
-            "reasons": [*reasons, *measured.reasons],
+            "valid": measured.valid and not found,
+            "reasons": [*found, *measured.reasons],
         }
     )
     return Measured(measurement, outputs)
@@ -98,13 +116,15 @@ def bench(
 def _energy(
     there: Placed, rounds: Sequence[Round], wanted: str, ready: Callable[[], None], sleep: Callable[[float], None]
 ) -> tuple[Energy | None, str]:
-    """The energy of an inference, or None and the reason why it is not known."""
+    """The energy of an inference, or None and the reason why it is not known; the rounds are not touched by it."""
     expected_ns = statistics.median(sample for each in rounds for sample in each.result.samples_ns)
     try:
         meter = choose_meter(there.device, wanted)
         ready()
-        return measure_energy(there.device, meter, there.round, there.job.iterations, expected_ns, sleep), ""
-    except MeterError as error:
+        iterations = iterations_for(meter, there.job.iterations, expected_ns)
+        longer = replace(there, job=replace(there.job, iterations=iterations))
+        return measure_energy(there.device, meter, longer.round, iterations, expected_ns, sleep), ""
+    except (MeterError, DeviceError) as error:
         return None, str(error)
 
 
@@ -201,7 +221,7 @@ class Placed:
         begun = time.perf_counter_ns()
         result = self.runner.run(self.device, self.job, self.scratch)
         wall_ns = time.perf_counter_ns() - begun
-        _check(result, self.artifact, self.protocol)
+        _check(result, self.artifact, self.job, wall_ns)
         return Round(before=before, after=self.device.state(), result=result, wall_ns=wall_ns)
 
     def outputs(self, records: Sequence[Output]) -> list[np.ndarray]:
@@ -218,9 +238,9 @@ class Placed:
         return arrays
 
 
-def _check(result: RunnerResult, artifact: Artifact, protocol: Protocol) -> None:
-    """Raise `DeviceError` where a document is of something else than was asked for."""
-    wanted = (protocol.warmup, protocol.iterations)
+def _check(result: RunnerResult, artifact: Artifact, job: Job, wall_ns: int) -> None:
+    """Raise `DeviceError` where a document is of something else than was asked for, or of more time than passed."""
+    wanted = (job.warmup, job.iterations)
     if (len(result.warmup_ns), len(result.samples_ns)) != wanted:
         raise DeviceError(
             f"the runner was asked for {wanted[0]} and {wanted[1]} inferences, and wrote the times of "
@@ -228,6 +248,24 @@ def _check(result: RunnerResult, artifact: Artifact, protocol: Protocol) -> None
         )
     if result.engine != artifact.manifest.target:
         raise DeviceError(f"the runner is one of {result.engine}, the artifact one of {artifact.manifest.target}")
+    if result.threads != job.threads:
+        raise DeviceError(f"the runner was asked for {job.threads} threads, and says that it used {result.threads}")
+    if job.cores is not None and result.affinity is not None and set(result.affinity) != set(job.cores):
+        raise DeviceError(
+            f"the runner was asked for the cores {_listed(job.cores)}, and says that it ran on "
+            f"{_listed(result.affinity)}"
+        )
+    told_ns = (result.load_ns or 0) + sum(result.warmup_ns) + sum(result.samples_ns)
+    if told_ns > wall_ns * (1 + CLOCKS_DIFFER):
+        raise DeviceError(
+            f"the runner tells of {told_ns / 1e6:.1f} ms in a run that took {wall_ns / 1e6:.1f} ms: its clock jumped, "
+            "or its times are no nanoseconds",
+            fix="measure again; a runner of your own has to use a monotonic clock",
+        )
+
+
+def _listed(cores: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def cool(
@@ -294,7 +332,6 @@ def _measurement(
         unavailable=unavailable,
         valid=not found,
         reasons=found,
-        notes=[],
         command=command,
     )
 

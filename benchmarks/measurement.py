@@ -40,8 +40,8 @@ class Output(Frozen):
     """One output of the last inference; ``file`` is None where it was not asked for."""
 
     file: Annotated[str, Field(pattern=r"^\d{1,3}\.bin$")] | None
-    dtype: Text
-    shape: Annotated[list[int], Field(max_length=16)]
+    dtype: Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=16)]
 
 
 class RunnerResult(Frozen):
@@ -135,8 +135,7 @@ class ArtifactRecord(Frozen):
 class Measurement(Frozen):
     """A latency, with all that is needed to believe it, or to know why not.
 
-    ``valid`` is false where a reason is in ``reasons``; the figures are there all the same. ``notes`` are what a reader
-    should know and what does not make them invalid. ``command`` repeats it.
+    ``valid`` is false where a reason is in ``reasons``; the figures are there all the same. ``command`` repeats it.
     """
 
     schema_version: int = SCHEMA
@@ -163,5 +162,4 @@ class Measurement(Frozen):
     """Of each field that is None, why."""
     valid: bool
     reasons: list[str]
-    notes: list[str]
     command: str

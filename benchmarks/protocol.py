@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy_kit.devices.base import Cluster, DeviceInfo
 from deploy_kit.errors import UserError
+
+MOST_ITERATIONS = 1_000_000
 
 
 class Protocol(BaseModel):
@@ -20,15 +22,25 @@ class Protocol(BaseModel):
     at most ``cool_seconds``; with ``cool_seconds`` 0 it does not wait.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     warmup: Annotated[int, Field(ge=0, le=100_000)] = 10
-    iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    iterations: Annotated[int, Field(ge=1, le=MOST_ITERATIONS)] = 50
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     cores: str | None = None
     cool_to_c: float | None = None
     cool_seconds: Annotated[float, Field(ge=0)] = 300
+
+
+def protocol_of(**options: Any) -> Protocol:
+    """A protocol of a command's options; `UserError` where one of them cannot be."""
+    try:
+        return Protocol(**options)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = "--cool-to" if wrong["loc"][0] == "cool_to_c" else f"--{wrong['loc'][0]}".replace("_", "-")
+        raise UserError(f"{option} {wrong['input']} cannot be: {wrong['msg']}", fix=f"another {option}") from None
 
 
 def chosen_cores(cores: str | None, device: DeviceInfo) -> tuple[int, ...] | None:

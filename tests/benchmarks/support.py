@@ -131,8 +131,8 @@ def runner_document(samples_ns: list[int], warmup_ns: list[int] | None = None, *
         "abi": "aarch64",
         "threads": 1,
         "affinity": [0],
-        "load_ns": 5_000_000,
-        "first_ns": 2_000_000,
+        "load_ns": 500_000,
+        "first_ns": 20_000,
         "warmup_ns": warmup_ns or [],
         "samples_ns": samples_ns,
         "memory": {"baseline_kb": 100, "loaded_kb": 200, "peak_kb": 300},
@@ -146,6 +146,6 @@ def round_of(
     samples_ns: list[int], before: DeviceState | None = None, after: DeviceState | None = None, **changes: Any
 ) -> Round:
     """A round of these samples between two states of a device."""
-    quiet = DeviceState()
+    quiet = DeviceState(charging=False)
     result = RunnerResult.model_validate(runner_document(samples_ns, **changes))
     return Round(before=before or quiet, after=after or quiet, result=result)

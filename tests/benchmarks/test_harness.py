@@ -26,13 +26,15 @@ from tests.benchmarks.support import runner_document
 from tests.benchmarks.test_protocol import SNAPDRAGON_888
 from tests.support import export_to, load_tiny
 
+UNPLUGGED = DeviceState(charging=False)
+
 
 class Folder(Device):
     """A phone that is a folder; its states are given one after the other, and the last one stays."""
 
     spec = "adb:1234"
 
-    def __init__(self, root: Path, states: Sequence[DeviceState] = (DeviceState(),)):
+    def __init__(self, root: Path, states: Sequence[DeviceState] = (UNPLUGGED,)):
         self.root, self.states, self.commands = root, list(states), []  # type: ignore[var-annotated]
 
     def info(self) -> DeviceInfo:
@@ -61,8 +63,9 @@ class Folder(Device):
         shutil.rmtree(folder)
 
 
-QUIET = [10_000_000 + 1000 * (index * 7 % 13) for index in range(50)]
-DOCUMENT = runner_document(QUIET, warmup_ns=[11_000_000] * 10)
+QUIET = [10_000 + index * 7 % 13 for index in range(50)]
+"""Times that are less than any run of a script takes."""
+DOCUMENT = runner_document(QUIET, warmup_ns=[11_000] * 10)
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +89,16 @@ def writes(tmp_path: Path, document: Any) -> Program:
 def test_raw_samples_and_conditions_are_kept(tmp_path: Path, artifact: Artifact) -> None:
     device = Folder(tmp_path)
     found = bench(
-        artifact, device, writes(tmp_path, DOCUMENT), Protocol(rounds=3, cores="big"), command="x", energy="none"
+        artifact,
+        device,
+        writes(tmp_path, {**DOCUMENT, "affinity": [4, 5, 6]}),
+        Protocol(rounds=3, cores="big"),
+        command="x",
+        energy="none",
     ).measurement
     assert [each.result.samples_ns for each in found.rounds] == [QUIET] * 3
     assert (found.valid, found.reasons) == (True, [])
-    assert (found.load_ms, found.first_ms, found.memory_over_baseline_kb) == (5.0, 2.0, 200)
+    assert (found.load_ms, found.first_ms, found.memory_over_baseline_kb) == (0.5, 0.02, 200)
     assert found.artifact.sha256 == artifact.manifest.files[0].sha256
     assert found.summary.samples == 150
     assert len(device.commands) == 3
@@ -122,8 +130,34 @@ def test_a_run_that_writes_nothing_is_not_given_the_result_of_the_run_before(
     document, mark = tmp_path / "document", tmp_path / "ran"
     document.write_text(json.dumps(DOCUMENT))
     once = f'[ -e {mark} ] && exit 0; touch {mark}; cp {document} "$result"'
-    with pytest.raises(DeviceError, match="is not there"):
-        bench(artifact, Folder(tmp_path), script(tmp_path, once), Protocol(rounds=2), command="x")
+    found = bench(artifact, Folder(tmp_path), script(tmp_path, once), Protocol(rounds=2), command="x").measurement
+    assert len(found.rounds) == 1
+    assert not found.valid
+    assert found.reasons[0].startswith("round 2 of 2 failed: ")
+    assert "is not there" in found.reasons[0]
+    assert found.unavailable["energy"] == "not all rounds could be run"
+
+
+def test_a_device_that_is_lost_in_the_last_round_leaves_those_before(tmp_path: Path, artifact: Artifact) -> None:
+    class Lost(Folder):
+        def state(self) -> DeviceState:
+            if len(self.commands) == 2:
+                raise DeviceError("adb:1234 is not attached")
+            return UNPLUGGED
+
+    found = bench(artifact, Lost(tmp_path), writes(tmp_path, DOCUMENT), Protocol(rounds=3), command="x").measurement
+    assert [each.result.samples_ns for each in found.rounds] == [QUIET]
+    assert found.reasons == ["round 2 of 3 failed: adb:1234 is not attached"]
+
+
+def test_a_device_that_cannot_be_cleaned_leaves_what_was_measured(tmp_path: Path, artifact: Artifact) -> None:
+    class Kept(Folder):
+        def remove(self, folder: str) -> None:
+            raise DeviceError("adb:1234 is not attached")
+
+    found = bench(artifact, Kept(tmp_path), writes(tmp_path, DOCUMENT), Protocol(rounds=2), command="x").measurement
+    assert len(found.rounds) == 2
+    assert (found.valid, found.reasons) == (False, ["the device was not left clean: adb:1234 is not attached"])
 
 
 @pytest.mark.parametrize(
@@ -137,11 +171,20 @@ def test_a_run_that_writes_nothing_is_not_given_the_result_of_the_run_before(
         ({**DOCUMENT, "extra": 1}, "damaged result: extra"),
         ({**DOCUMENT, "samples_ns": QUIET[:49]}, "asked for 10 and 50 inferences, and wrote the times of 10 and 49"),
         ({**DOCUMENT, "engine": "executorch"}, "the runner is one of executorch, the artifact one of onnx"),
+        ({**DOCUMENT, "threads": 4}, "asked for 1 threads, and says that it used 4"),
+        ({**DOCUMENT, "samples_ns": [3_600_000_000_000, *QUIET[1:]]}, "tells of 3600001.1 ms in a run that took "),
+        ({**DOCUMENT, "load_ns": 3_600_000_000_000}, "its clock jumped, or its times are no nanoseconds"),
         (
             {**DOCUMENT, "outputs": [{"file": "../../etc/passwd", "dtype": "float32", "shape": [1]}]},
             "damaged result: outputs.0.file",
         ),
         ({**DOCUMENT, "outputs": [{"file": "0.bin", "dtype": "float32", "shape": [1]}]}, "0.bin is not there"),
+        ({**DOCUMENT, "outputs": [{"file": None, "dtype": "U1", "shape": [1]}]}, "damaged result: outputs.0.dtype"),
+        ({**DOCUMENT, "outputs": [{"file": None, "dtype": ">f4", "shape": [1]}]}, "damaged result: outputs.0.dtype"),
+        (
+            {**DOCUMENT, "outputs": [{"file": None, "dtype": "float32", "shape": [-1]}]},
+            "damaged result: outputs.0.shape.0",
+        ),
     ],
 )
 def test_a_document_that_is_not_to_be_believed(tmp_path: Path, artifact: Artifact, document: Any, message: str) -> None:
@@ -150,8 +193,15 @@ def test_a_document_that_is_not_to_be_believed(tmp_path: Path, artifact: Artifac
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("affinity", [[0], [4, 5], [4, 5, 6, 7]])
+def test_a_runner_that_ran_on_other_cores_is_refused(tmp_path: Path, artifact: Artifact, affinity: list[int]) -> None:
+    runner = writes(tmp_path, {**DOCUMENT, "affinity": affinity})
+    with pytest.raises(DeviceError, match="was asked for the cores 4, 5, 6, and says that it ran on "):
+        bench(artifact, Folder(tmp_path), runner, Protocol(cores="big"), command="x")
+
+
 def test_it_waits_for_a_warm_device(tmp_path: Path, artifact: Artifact) -> None:
-    warm, cool = DeviceState(temperatures_c={"soc": 50.0}), DeviceState(temperatures_c={"soc": 38.0})
+    warm, cool = (UNPLUGGED.model_copy(update={"temperatures_c": {"soc": celsius}}) for celsius in (50.0, 38.0))
     slept: list[float] = []
     protocol = Protocol(cool_to_c=40, cool_seconds=60)
     device = Folder(tmp_path, [warm, warm, cool])
@@ -161,7 +211,7 @@ def test_it_waits_for_a_warm_device(tmp_path: Path, artifact: Artifact) -> None:
 
 def test_a_device_that_does_not_cool_is_measured_and_does_not_count(tmp_path: Path, artifact: Artifact) -> None:
     slept: list[float] = []
-    device = Folder(tmp_path, [DeviceState(temperatures_c={"soc": 50.0})])
+    device = Folder(tmp_path, [DeviceState(charging=False, temperatures_c={"soc": 50.0})])
     protocol = Protocol(cool_to_c=40, cool_seconds=60)
     found = bench(artifact, device, writes(tmp_path, DOCUMENT), protocol, command="x", sleep=slept.append).measurement
     assert sum(slept) == 60

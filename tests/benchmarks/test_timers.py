@@ -52,16 +52,16 @@ class Phone:
         program.write_text(RUNNER.format(log=self.log))
         program.chmod(0o755)
         self.pushed: list[str] = []
-        self.device = Folder(self.root, [DeviceState(**state)])
+        self.device = Folder(self.root, [DeviceState(**{"charging": False, **state})])
         push = self.device.push
         monkeypatch.setattr(self.device, "push", lambda source, to: (self.pushed.append(source.name), push(source, to)))
         monkeypatch.setattr(timers, "choose_runner", lambda *given: Program("a script", (), (program,)))
         monkeypatch.setattr(timers, "get_device", lambda spec: self.device)
 
-    def contestant(self, folder: Path, milliseconds: int) -> Artifact:
+    def contestant(self, folder: Path, microseconds: int) -> Artifact:
         """The artifact with times of its own beside it."""
         shutil.copytree(self.artifact.folder, folder)
-        document = runner_document([1_000_000 * milliseconds] * 4, warmup_ns=[1] * 2)
+        document = runner_document([1000 * microseconds] * 4, warmup_ns=[1] * 2)
         (folder / "times.json").write_text(json.dumps(document))
         manifest = self.artifact.manifest
         times = manifest.files[0].model_copy(update={"path": "times.json"})
@@ -78,7 +78,7 @@ def test_a_phone_runs_each_in_turn_with_one_runner_for_all_races(phone: Phone, t
     with DeviceTimer("adb:1234", phone.device) as timer:
         for _ in range(2):
             rounds = timer.time("onnx", contestants, INPUTS, processes=3, warmup=2, iterations=4)
-            assert rounds == 3 * [{"a": [0.002] * 4, "b": [0.003] * 4}]
+            assert rounds == 3 * [{"a": [2e-6] * 4, "b": [3e-6] * 4}]
         assert phone.pushed.count("runner") == 1
         models = phone.log.read_text().splitlines()
         first = {models[0]: "a", models[1]: "b"}
