@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deploy_kit.benchmarks.measurement import Round
 from deploy_kit.benchmarks.summary import Summary
 from deploy_kit.devices.base import DeviceInfo, DeviceState
+from deploy_kit.devices.description import NO_BATTERY
 
 NOISY = 0.1
 """The coefficient of variation from which samples are too noisy."""
@@ -20,6 +21,9 @@ WARMER_C = 10.0
 BUSY = 0.5
 """Processes that want to run beside the runner, averaged over a minute, from which they disturb."""
 
+FEW = 1
+"""Threads that may want to run at a moment: one of what brings the device's answer here."""
+
 
 def reasons(device: DeviceInfo, rounds: Sequence[Round], summary: Summary) -> list[str]:
     """Why figures are not what the device can do; none where they are."""
@@ -28,7 +32,8 @@ def reasons(device: DeviceInfo, rounds: Sequence[Round], summary: Summary) -> li
         found.append("emulated: the time of an emulator is no latency")
     for number, each in enumerate(rounds):
         where = f" in round {number + 1}" if len(rounds) > 1 else ""
-        found += [f"{reason}{where}" for reason in _of_round(each)]
+        charged = _charged(device, each)
+        found += [f"{reason}{where}" for reason in [*([charged] if charged else []), *_of_round(each)]]
     if summary.cov is not None and summary.cov > NOISY:
         found.append(f"too noisy: the standard deviation is {summary.cov:.0%} of the mean")
     if summary.modes_ms is not None:
@@ -49,14 +54,28 @@ def _of_round(each: Round) -> list[str]:
     warmer = _hottest(after) - _hottest(before) if before.temperatures_c and after.temperatures_c else 0.0
     if warmer > WARMER_C:
         found.append(f"heated: the hottest sensor rose by {warmer:.0f} degrees")
-    if before.charging or after.charging:
-        found.append("charging: the device was on external power")
     moved = _moved_clocks(each)
     if moved:
         found.append(f"clocks moved: {moved}")
-    if before.load is not None and before.load > BUSY + _own_share(each):
+    if before.runnable is not None:
+        if before.runnable > FEW:
+            found.append(f"background load: {before.runnable} threads wanted to run when it began")
+    elif before.load is not None and before.load > BUSY + _own_share(each):
         found.append(f"background load: {before.load:.1f} processes wanted to run before it began")
     return found
+
+
+def _charged(device: DeviceInfo, each: Round) -> str:
+    """Why a device was on external power, or may have been; empty where it was not, or is no phone."""
+    if each.before.charging or each.after.charging:
+        return "charging: the device was on external power"
+    if device.emulated or not device.spec.startswith(("adb:", "ios:")):
+        return ""
+    for state in (each.before, each.after):
+        why = state.unavailable.get("charging", "it does not tell")
+        if state.charging is None and why not in NO_BATTERY:
+            return f"it is not known whether the device was on external power: {why}"
+    return ""
 
 
 def _hottest(state: DeviceState) -> float:

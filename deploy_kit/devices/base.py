@@ -57,7 +57,9 @@ class DeviceState(BaseModel):
     temperatures_c: dict[str, float] = {}
     clocks_mhz: dict[int, int] = {}
     load: float | None = None
-    """Processes that want to run, averaged over a minute."""
+    """Processes that want to run, averaged over a minute; on phones also the kernel's own threads that wait."""
+    runnable: int | None = None
+    """Threads that want to run at this moment, beside the one that looks."""
     unavailable: dict[str, str] = {}
 
 

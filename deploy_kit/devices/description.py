@@ -60,6 +60,9 @@ _NARROW = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}
 
 _SILENT = "the device does not tell"
 
+NO_BATTERY = ("it has no battery", "it has no battery that the kernel knows")
+"""Why it is not known whether a device is charged, where there is nothing to charge."""
+
 
 def sections(text: str) -> dict[str, str]:
     """The parts of what `SCRIPT` printed, by name; a part that the device does not have is missing."""
@@ -126,6 +129,7 @@ def observe(text: str) -> DeviceState:
         temperatures_c=_temperatures(parts, unavailable),
         clocks_mhz=_clocks(parts, unavailable),
         load=_load(parts, unavailable),
+        runnable=_runnable(parts, unavailable),
         unavailable=unavailable,
     )
 
@@ -200,6 +204,14 @@ def _load(parts: dict[str, str], unavailable: dict[str, str]) -> float | None:
     return float(found[0]) if found else None
 
 
+def _runnable(parts: dict[str, str], unavailable: dict[str, str]) -> int | None:
+    """From the fourth field, which counts also the program that reads it."""
+    found = re.match(r"(?:\d+\.\d+ ){3}(\d{1,9})/\d", parts.get("loadavg", ""))
+    if not found:
+        unavailable["runnable"] = parts.get("loadavg") or _SILENT
+    return max(int(found[1]) - 1, 0) if found else None
+
+
 def _android_battery(parts: dict[str, str], unavailable: dict[str, str]) -> tuple[float | None, bool | None]:
     """Level and whether it is charged, from ``dumpsys battery``."""
     text = parts["battery"]
@@ -208,7 +220,7 @@ def _android_battery(parts: dict[str, str], unavailable: dict[str, str]) -> tupl
     if "UPDATES STOPPED" in text:
         reason = "its values are set by hand; `adb shell dumpsys battery reset` ends that"
     elif values.get("present") == "false":
-        reason = "it has no battery"
+        reason = NO_BATTERY[0]
     elif not values:
         reason = text or _SILENT
     if reason:
@@ -241,7 +253,7 @@ def _linux_battery(parts: dict[str, str], unavailable: dict[str, str]) -> tuple[
         supplies.setdefault(name, {})[key] = value.strip()
     batteries = [supply for supply in supplies.values() if supply.get("type") == "Battery" and "capacity" in supply]
     if not batteries:
-        unavailable.update(dict.fromkeys(("battery_percent", "charging"), "it has no battery that the kernel knows"))
+        unavailable.update(dict.fromkeys(("battery_percent", "charging"), NO_BATTERY[1]))
         return None, None
     level, status = batteries[0]["capacity"], batteries[0].get("status")
     percent = float(level) if level.isdigit() and int(level) <= 100 else None

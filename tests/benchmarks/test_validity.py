@@ -53,6 +53,15 @@ def test_quiet_samples_count() -> None:
             round_of(QUIET, before=DeviceState(load=2.0)),
             "background load: 2.0 processes wanted to run before it began",
         ),
+        (
+            round_of(QUIET, before=DeviceState(load=0.4, runnable=2)),
+            "background load: 2 threads wanted to run when it began",
+        ),
+        (
+            round_of(QUIET, before=DeviceState(unavailable={"charging": "its values are set by hand"})),
+            "it is not known whether the device was on external power: its values are set by hand",
+        ),
+        (round_of(QUIET, after=DeviceState()), "it is not known whether the device was on external power: it does not"),
         (round_of([*QUIET[:45], *[19_000_000] * 5]), "too noisy"),
         (round_of([*QUIET[:40], *[13_000_000] * 10]), "two modes: some inferences take 10 ms and others 13 ms"),
         (round_of([10_000_000 + 20_000 * index for index in range(50)]), "drift: inferences became 9% slower"),
@@ -64,6 +73,26 @@ def test_what_disturbs_is_said(each: Round, reason: str) -> None:
 
 def test_a_clock_of_a_core_that_was_not_used_is_nothing() -> None:
     assert found(round_of(QUIET, affinity=[1], clocks_mhz=clocks({0: 2000, 1: 800}, {0: 500, 1: 800}))) == []
+
+
+def test_threads_of_a_phones_kernel_that_wait_are_no_load() -> None:
+    idle = DeviceState(charging=False, load=6.3, runnable=1)
+    assert found(round_of(QUIET, idle, idle)) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "why", "said"),
+    [
+        ("ios:0001", "iOS did not tell the app", ["it is not known whether the device was on external power: iOS did"]),
+        ("adb:1234", "it has no battery", []),
+        ("adb:1234", "it has no battery that the kernel knows", []),
+        ("ssh:board", "it says nothing", []),
+    ],
+)
+def test_a_phone_that_may_be_charged_does_not_count(spec: str, why: str, said: list[str]) -> None:
+    device, state = PHONE.model_copy(update={"spec": spec}), DeviceState(unavailable={"charging": why})
+    reasons_found = reasons(device, [round_of(QUIET, state, state)], summarise([QUIET]))
+    assert [text[: len(start)] for text, start in zip(reasons_found, said, strict=True)] == said
 
 
 def test_an_emulators_time_never_counts() -> None:

@@ -134,10 +134,18 @@ def test_a_galaxy_s21() -> None:
     )
     state = observe(GALAXY)
     assert (state.battery_percent, state.charging, state.screen_on) == (83, True, False)
-    assert (state.thermal_status, state.load) == ("moderate", 3.07)
+    assert (state.thermal_status, state.load, state.runnable) == ("moderate", 3.07, 1)
     assert state.temperatures_c == {"aoss-0": 38.2, "cpu-1-0 (1)": 41.0, "cpu-1-0 (2)": 41.3}
     assert set(state.unavailable) == {"temperatures_c", "clocks_mhz"}
     assert state.unavailable["temperatures_c"].startswith("modem says -273000")
+
+
+@pytest.mark.parametrize(
+    ("text", "runnable"),
+    [("0.52 0.30 0.20 1/100 999", 0), ("9.52 0.30 0.20 12/4100 999", 11), ("9.52 0.30 0.20", None), ("", None)],
+)
+def test_threads_that_want_to_run_are_those_beside_the_reader(text: str, runnable: int | None) -> None:
+    assert observe(part("loadavg", text)).runnable == runnable
 
 
 def test_where_the_zones_are_closed_the_thermal_service_tells() -> None:
