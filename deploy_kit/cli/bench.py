@@ -21,6 +21,7 @@ from deploy_kit.cli.console import (
     show_stages,
 )
 from deploy_kit.cli.parameters import Json
+from deploy_kit.cli.results import check_out, write
 
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
@@ -37,6 +38,12 @@ PAPERS_TARGET = "torchscript-lite"
 METRICS = ("latency", "instructions")
 COUNTED = "qemu:aarch64"
 
+OF_LATENCY = (
+    *("warmup", "iterations", "rounds", "threads", "cores", "cool_to", "cool_seconds"),
+    *("runner", "energy", "check_outputs"),
+)
+"""Parameters that have no meaning where instructions are counted."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -48,6 +55,7 @@ class Counted:
 
 
 def command(
+    context: typer.Context,
     artifacts: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -91,15 +99,16 @@ def command(
     """Time ARTIFACTs on a device, by the protocol of the mobile vision transformer papers.
 
     A measurement whose conditions were not good is printed with the reasons, and the exit code is 1. An artifact that
-    cannot be measured ends in an error after the others were measured.
+    cannot be measured ends in an error after the others were measured. What was measured is printed and kept, however
+    the command ends.
     """
     from deploy_kit.artifact import open_artifact
     from deploy_kit.benchmarks.energy.measure import check_name
-    from deploy_kit.benchmarks.protocol import Protocol
+    from deploy_kit.benchmarks.protocol import protocol_of
     from deploy_kit.devices.registry import get_device
     from deploy_kit.errors import DeployKitError
 
-    protocol = Protocol(
+    protocol = protocol_of(
         warmup=warmup,
         iterations=iterations,
         rounds=rounds,
@@ -109,27 +118,34 @@ def command(
         cool_seconds=cool_seconds,
     )
     if out is not None:
-        _check_out(out)
-    _check_metric(metric, device)
+        check_out(out)
+    _check_metric(metric, device, context)
     check_name(energy)
     chosen = get_device(device)
-    with show_stages() as stages:
-        opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, runner, stages)
-        counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
-        measured: list[Measurement] = []
-        failures: list[DeployKitError] = []
-        for artifact in opened if metric == "latency" else ():
-            try:
-                measured.append(
-                    _measure(artifact, chosen, runner, protocol, stages, energy=energy, check=check_outputs)
-                )
-            except DeployKitError as error:
-                failures.append(error)
+    measured: list[Measurement] = []
+    failures: list[DeployKitError] = []
+    try:
+        with show_stages() as stages:
+            opened = [open_artifact(path) for path in artifacts] if artifacts else _found(chosen, runner, stages)
+            counted = [_count(artifact, stages) for artifact in opened] if metric == "instructions" else []
+            for artifact in opened if metric == "latency" else ():
+                try:
+                    measured.append(
+                        _measure(artifact, chosen, runner, protocol, stages, energy=energy, check=check_outputs)
+                    )
+                except DeployKitError as error:
+                    failures.append(_of(artifact, error))
+                else:
+                    if out is not None:
+                        write(out, _documents(measured))
+    finally:
+        if measured and json:
+            print_json(_documents(measured))
+        elif measured:
+            _report(measured, energy, check=check_outputs)
     if counted:
         _report_counts(counted, json=json, out=out)
         return
-    if measured:
-        _keep(measured, energy, json=json, out=out)
     for failure in failures[1:]:
         print_error(failure)
     if failures:
@@ -138,32 +154,42 @@ def command(
         raise typer.Exit(1)
 
 
-def _keep(measured: list[Measurement], energy: str, *, json: bool, out: Path | None) -> None:
-    """Write and print what was measured."""
-    documents = [each.model_dump(mode="json", by_alias=True) for each in measured]
-    if out is not None:
-        _write(out, documents)
-    if json:
-        print_json(documents)
-    else:
-        _report(measured, energy)
+def _documents(measured: list[Measurement]) -> list[dict[str, Any]]:
+    return [each.model_dump(mode="json", by_alias=True) for each in measured]
+
+
+def _of(artifact: Artifact, error: DeployKitError) -> DeployKitError:
+    """The error with the name of the artifact that it is of."""
+    error.args = (f"{artifact.manifest.model.name}, {artifact.manifest.target}: {error}",)
+    return error
 
 
 def _found(device: Device, runner: str | None, stages: Stages) -> list[Artifact]:
-    """The artifacts in the default folder that a device can run; the papers' suite, exported, where there are none."""
+    """The artifacts in the default folder that a device can run; the papers' suite, exported, where there are none.
+
+    One that cannot be opened is left out with a note.
+    """
     from deploy_kit.api import DEFAULT_FOLDER, export
     from deploy_kit.artifact import open_artifact
     from deploy_kit.benchmarks.runners.choice import targets_of
+    from deploy_kit.errors import DeployKitError
     from deploy_kit.manifest import MANIFEST
 
     targets = targets_of(device, runner)
-    manifests = sorted(DEFAULT_FOLDER.glob(f"*/*/{MANIFEST}"))
-    there = [open_artifact(path.parent) for path in manifests]
-    fitting = [artifact for artifact in there if artifact.manifest.target in targets]
+    fitting = []
+    for path in sorted(DEFAULT_FOLDER.glob(f"*/*/{MANIFEST}")):
+        try:
+            artifact = open_artifact(path.parent)
+        except DeployKitError as error:
+            print_note(f"{path.parent} is left out: {error}")
+            continue
+        if artifact.manifest.target in targets:
+            fitting.append(artifact)
     if fitting:
         return fitting
     print_line(f"{DEFAULT_FOLDER} has nothing that {device.spec} can run: the papers' models are exported first")
-    return [export(model, PAPERS_TARGET, stages=stages) for model in PAPERS]
+    target = PAPERS_TARGET if PAPERS_TARGET in targets else targets[0]
+    return [export(model, target, stages=stages) for model in PAPERS]
 
 
 def _measure(
@@ -194,7 +220,7 @@ def _measure(
         ).measurement
 
 
-def _check_metric(metric: str, device: str) -> None:
+def _check_metric(metric: str, device: str, context: typer.Context) -> None:
     from deploy_kit.errors import UserError, unknown_name
 
     if metric not in METRICS:
@@ -202,6 +228,12 @@ def _check_metric(metric: str, device: str) -> None:
     if metric == "instructions" and device != COUNTED:
         raise UserError(
             f"instructions are counted on an emulated processor, not on {device}", fix=f"--device {COUNTED}"
+        )
+    given = [name for name in OF_LATENCY if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if metric == "instructions" and given:
+        names = ", ".join(f"--{name}".replace("_", "-") for name in given)
+        raise UserError(
+            f"instructions are counted in a way of their own: {names} would change nothing", fix="leave it out"
         )
 
 
@@ -219,7 +251,7 @@ def _count(artifact: Artifact, stages: Stages) -> Counted:
 
 def _report_counts(counted: list[Counted], *, json: bool, out: Path | None) -> None:
     if out is not None:
-        _write(out, [_plain(each) for each in counted])
+        write(out, [_plain(each) for each in counted])
     if json:
         print_json([_plain(each) for each in counted])
         return
@@ -247,25 +279,7 @@ def _announce(text: str) -> None:
         print(f"  {text}", file=sys.stderr)
 
 
-def _check_out(out: Path) -> None:
-    from deploy_kit.errors import UserError
-
-    if out.suffix != ".json":
-        raise UserError(f"{str(out)!r} is no .json file", fix="give --out a name that ends in .json")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
-
-
-def _write(out: Path, measured: list[dict[str, Any]]) -> None:
-    """Write measurements as one JSON list; the file is whole or as it was."""
-    import json
-
-    from deploy_kit.benchmarks.markdown import replace
-
-    replace(out, json.dumps(measured, indent=1) + "\n")
-
-
-def _report(measured: list[Measurement], meter: str) -> None:
+def _report(measured: list[Measurement], meter: str, *, check: bool) -> None:
     device = measured[0].device
     parts = [device.model, device.soc, device.os, device.abi]
     print_line(f"{device.spec}: {', '.join(dict.fromkeys(part for part in parts if part))}")
@@ -293,6 +307,8 @@ def _report(measured: list[Measurement], meter: str) -> None:
     )
     for each in measured:
         missing = [] if meter in ("auto", "none") or each.energy else [f"no energy: {each.unavailable['energy']}"]
+        if check and each.outputs is None:
+            missing.append(f"outputs not checked: {each.unavailable['outputs']}")
         for text in [*each.reasons, *missing]:
             print_note(f"{each.artifact.model}, {each.artifact.target}: {text}")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
+from deploy_kit.benchmarks.protocol import Protocol, chosen_cores, protocol_of
 from deploy_kit.devices.base import Cluster, DeviceInfo
 from deploy_kit.errors import UserError
 
@@ -50,6 +50,19 @@ def test_a_device_that_does_not_tell_its_clusters() -> None:
     assert chosen_cores("0x3", silent) == (0, 1)
     with pytest.raises(UserError, match="no cores called 'big'"):
         chosen_cores("big", silent)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"iterations": 2_000_000}, "--iterations 2000000"),
+        ({"cool_to_c": float("inf")}, "--cool-to inf"),
+        ({"cool_seconds": -1.0}, "--cool-seconds -1.0"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(wrong: dict[str, float], option: str) -> None:
+    with pytest.raises(UserError, match=f"^{option} cannot be: Input should be "):
+        protocol_of(**wrong)
 
 
 def test_the_papers_protocol_is_the_default() -> None:

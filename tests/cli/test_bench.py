@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -70,6 +73,16 @@ def test_a_meter_that_was_asked_for_and_is_not_there_is_said(
         (["--energy", "steam"], "there is no meter called 'steam'", 2),
         (["--metric", "fuel"], "there is no metric called 'fuel'", 2),
         (["--metric", "instructions"], "instructions are counted on an emulated processor, not on local", 2),
+        (
+            ["--metric", "instructions", "--device", "qemu:aarch64", "--rounds", "1", "--check-outputs"],
+            "--rounds, --check-outputs would change nothing",
+            2,
+        ),
+        (["--iterations", "2000000"], "--iterations 2000000 cannot be", 2),
+        (["--warmup", "200000"], "--warmup 200000 cannot be", 2),
+        (["--threads", "2000"], "--threads 2000 cannot be", 2),
+        (["--rounds", "2000"], "--rounds 2000 cannot be", 2),
+        (["--cool-to", "nan"], "--cool-to nan cannot be", 2),
         (["--runner", "/bin/false"], "the runner (false) failed on local", 1),
         (["--runner", "/bin/true"], "is not there: what was to write it wrote nothing", 1),
     ],
@@ -91,10 +104,90 @@ def test_what_was_measured_is_kept_when_another_artifact_fails(
     manifest = tiny_onnx.manifest.model_copy(update={"target": "coreml"})
     (broken / MANIFEST).write_text(manifest.to_json())
     ended = deploykit("bench", broken, tiny_onnx.folder, "--iterations", "3", "--out", out)
-    assert "error: coreml cannot be timed here" in ended.err
+    assert "error: tests.support.tiny, coreml: coreml cannot be timed here" in ended.err
     assert ended.code == 2
     assert len(json.loads(out.read_text())) == 1
     assert ended.out.count(" onnx ") == 1
+
+
+def second_fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the measurement of the second artifact end in an error."""
+    real, seen = command._measure, []  # type: ignore[var-annotated]
+
+    def measure(*words: Any, **options: Any) -> Any:
+        seen.append(words)
+        if len(seen) == 2:
+            raise error
+        return real(*words, **options)
+
+    monkeypatch.setattr(command, "_measure", measure)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("a bug"), 1)])
+def test_what_was_measured_is_kept_however_the_command_ends(
+    deploykit: Callable[..., Ended],
+    tiny_onnx: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+) -> None:
+    out = tmp_path / "measured.json"
+    second_fails(monkeypatch, error)
+    words = ["bench", *[tiny_onnx.folder] * 3, "--iterations", "3", "--out", out]
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="a bug"):
+            deploykit(*words)
+    else:
+        ended = deploykit(*words)
+        assert ended.code == code
+        assert ended.out.count(" onnx ") == 1
+    assert len(json.loads(out.read_text())) == 1
+
+
+def test_what_cannot_be_written_is_printed(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deploy_kit.benchmarks.markdown.replace", full)
+    ended = deploykit("bench", tiny_onnx.folder, "--iterations", "3", "--out", tmp_path / "measured.json")
+    assert ended.code == 1
+    assert "No space left on device" in ended.err
+    assert ended.out.count(" onnx ") == 1
+
+
+def test_outputs_that_were_not_checked_have_the_reason(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy_kit.benchmarks.harness.check_outputs", lambda *given: (None, "nothing here can run it"))
+    assert "outputs not checked: nothing here can run it" in deploykit("bench", tiny_onnx.folder).err
+    assert "not checked" not in deploykit("bench", tiny_onnx.folder, "--no-check-outputs").err
+
+
+def test_a_damaged_artifact_is_left_out_of_all(
+    deploykit: Callable[..., Ended], tiny_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "artifacts/a/coreml").mkdir(parents=True)
+    (tmp_path / "artifacts/a/coreml" / MANIFEST).write_text("half")
+    (tmp_path / "artifacts/tiny").mkdir()
+    (tmp_path / "artifacts/tiny/onnx").symlink_to(tiny_onnx.folder)
+    monkeypatch.chdir(tmp_path)
+    ended = deploykit("bench", "--iterations", "3", "--json")
+    assert len(ended.json) == 1
+    assert "artifacts/a/coreml is left out: " in ended.err
+
+
+def test_where_there_is_nothing_what_the_device_can_run_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[tuple[str, str]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deploy_kit.api.export", lambda model, target, stages: exported.append((model, target)))
+    for spec in ("ios:0001", "adb:1234"):
+        command._found(SimpleNamespace(spec=spec), None, Stages())  # type: ignore[arg-type]
+    assert [target for _, target in exported] == ["coreml"] * 3 + ["torchscript-lite"] * 3
 
 
 def test_no_artifact_is_every_one_that_the_device_can_run(tiny_onnx: Artifact, tmp_path: Path) -> None:
@@ -121,15 +214,15 @@ def test_counts_are_the_result_and_stages_are_not(
 ) -> None:
     def count(artifact: Artifact, stages: Stages) -> command.Counted:
         with stages.stage("count"):
-            return command.Counted(record_of(artifact), [3, 4], {"cpu": "a test's"})
+            return command.Counted(record_of(artifact), [3, 4567], {"cpu": "a test's"})
 
     monkeypatch.setattr(command, "_count", count)
     monkeypatch.setattr("deploy_kit.devices.registry.get_device", lambda spec: Local())
     words = ["bench", tiny_onnx.folder, "--device", "qemu:aarch64", "--metric", "instructions"]
     ended = deploykit(*words, "--json")
-    assert [each["counts"] for each in ended.json] == [[3, 4]]
+    assert [each["counts"] for each in ended.json] == [[3, 4567]]
     assert "count" in ended.err
-    assert "4" in deploykit(*words).out
+    assert "4,567" in deploykit(*words).out
 
 
 def test_compare_says_what_the_pairs_show(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
