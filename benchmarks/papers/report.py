@@ -60,11 +60,6 @@ class Results(BaseModel):
     rows: list[Row]
     published: list[Source]
 
-    @property
-    def failed(self) -> list[Row]:
-        """The rows that have no measurement."""
-        return [row for row in self.rows if row.failure is not None]
-
 
 def results_of(command: str, device: DeviceInfo, protocol: Protocol, rows: list[Row]) -> Results:
     """The rows beside everything that is published."""

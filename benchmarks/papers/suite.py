@@ -36,9 +36,6 @@ MODELS = (
 )
 """EdgeViT, and the reference models of the families that its paper compares it with."""
 
-TARGETS = ("torchscript-lite",)
-"""What the EdgeViT paper times."""
-
 Result = TypeVar("Result")
 
 NO_TOP1 = "its authors publish no ImageNet-1k top-1"
@@ -177,7 +174,7 @@ def _measure(suite: Suite, artifact: Artifact) -> Measurement:
 def kept_file(suite: Suite, artifact: ArtifactRecord) -> Path:
     """Where the measurement of an artifact is kept."""
     parts = [each.model_dump(mode="json") for each in (artifact, suite.info, suite.protocol)]
-    conditions = json.dumps([*parts, suite.runners[artifact.target].name], sort_keys=True)
+    conditions = json.dumps([*parts, suite.runners[artifact.target].identity()], sort_keys=True)
     key = hashlib.sha256(conditions.encode()).hexdigest()[:12]
     return suite.folder / "measurements" / f"{artifact.model}.{artifact.target}.{key}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class Runner(ABC):
     packages: ClassVar[bool] = False
     """Whether it loads artifacts that are folders; their files are pushed by their paths in the job's folder."""
 
+    def identity(self) -> list[str]:
+        """What tells it from other runners, and from itself as it was; what differs, measures something else."""
+        return [self.name, *(_sha256(file) for file in self.files)]
+
     @abstractmethod
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
         """Time the artifact once: load, warm up, measure.
@@ -63,6 +68,11 @@ class Runner(ABC):
                 started is left running.
             UserError: it cannot do what the job asks for.
         """
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_input(tensor: Tensor, file: Path, place: str) -> str:

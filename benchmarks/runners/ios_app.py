@@ -47,6 +47,9 @@ class IosApp(Runner):
         if self.units != "all" and self.engine != "coreml":
             raise UserError(f"compute units are CoreML's, not {self.engine}'s", fix="--runner app")
 
+    def identity(self) -> list[str]:
+        return [*super().identity(), self.units]
+
     def run(self, device: Device, job: Job, into: Path) -> RunnerResult:
         if not isinstance(device, Ios):
             raise UserError(f"{device.spec} has no iOS app", fix="leave out --runner")

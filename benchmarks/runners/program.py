@@ -17,13 +17,19 @@ class Program(Runner):
     """A program that writes `deploy_kit.benchmarks.measurement.RunnerResult`.
 
     ``files`` are copied to the device, the program first; where there are none, ``command`` is on the device already.
-    ``command`` are the words between the program and the options.
+    ``command`` are the words between the program and the options. ``version`` is that of what is on the device, where
+    it is known.
     """
 
     name: str
     command: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+
+    def identity(self) -> list[str]:
+        settings = (f"{name}={value}" for name, value in sorted(self.environment.items()))
+        return [*super().identity(), *self.command, *settings, self.version]
 
     def words(self, folder: str) -> list[str]:
         """How it is started when its files are in ``folder`` on the device."""

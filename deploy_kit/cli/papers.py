@@ -48,7 +48,7 @@ def command(
     The exit code is 1 where a model failed or a measurement is not valid.
     """
     from deploy_kit.benchmarks.papers import figure, report, suite
-    from deploy_kit.benchmarks.protocol import Protocol, chosen_cores
+    from deploy_kit.benchmarks.protocol import chosen_cores, protocol_of
     from deploy_kit.benchmarks.runners.choice import choose_runner
     from deploy_kit.devices.registry import get_device
     from deploy_kit.exporters import get_exporter
@@ -57,7 +57,7 @@ def command(
     suite.check_models(chosen_models)
     for target in chosen_targets:
         get_exporter(target)
-    protocol = Protocol(rounds=rounds, cores=cores, cool_to_c=cool_to, cool_seconds=cool_seconds)
+    protocol = protocol_of(rounds=rounds, cores=cores, cool_to_c=cool_to, cool_seconds=cool_seconds)
     chosen = get_device(device)
     info = chosen.info()
     chosen_cores(cores, info)

@@ -21,11 +21,14 @@ from deploy_kit.benchmarks.papers import suite as papers
 from deploy_kit.benchmarks.papers.report import results_of, to_csv
 from deploy_kit.benchmarks.papers.suite import Suite, check_folder, check_models, run_suite, write_whole
 from deploy_kit.benchmarks.protocol import Protocol
+from deploy_kit.benchmarks.runners import local
+from deploy_kit.benchmarks.runners.ios_app import IosApp
+from deploy_kit.benchmarks.runners.local import local_runner
 from deploy_kit.devices.base import Completed, DeviceError
 from deploy_kit.errors import DeployKitError, ExportError, UserError
 from deploy_kit.models import get_architecture, list_models
 from tests.benchmarks.papers.support import NOISY, fake_export, rename, suite_in
-from tests.benchmarks.test_harness import DOCUMENT, Folder, script, writes
+from tests.benchmarks.test_harness import DOCUMENT, Folder, script
 from tests.benchmarks.test_protocol import SNAPDRAGON_888
 
 MODELS = ["edgevit_xxs", "mobilenet_v2"]
@@ -83,8 +86,14 @@ def test_a_run_that_was_ended_goes_on_where_it_was(tmp_path: Path, exported: lis
     assert any(text.startswith("edgevit_xxs, onnx: measured before") for text in said)
 
 
-def _other_runner(suite: Suite) -> Suite:
-    return replace(suite, runners={"onnx": replace(suite.runners["onnx"], name="another")})  # type: ignore[type-var]
+def _other_runner(**changes: Any) -> Any:
+    return lambda suite: replace(suite, runners={"onnx": replace(suite.runners["onnx"], **changes)})
+
+
+def _rebuilt(suite: Suite) -> Suite:
+    (program,) = suite.runners["onnx"].files
+    program.write_text(program.read_text() + "# built again\n")
+    return suite
 
 
 @pytest.mark.parametrize(
@@ -92,9 +101,13 @@ def _other_runner(suite: Suite) -> Suite:
     [
         lambda suite: replace(suite, protocol=Protocol(cool_to_c=99.0)),
         lambda suite: replace(suite, info=SNAPDRAGON_888.model_copy(update={"os": "Android 13"})),
-        _other_runner,
+        _other_runner(name="another"),
+        _other_runner(command=("--fast",)),
+        _other_runner(environment={"A": "1"}),
+        _other_runner(version="2"),
+        _rebuilt,
     ],
-    ids=["protocol", "device", "runner"],
+    ids=["protocol", "device", "runner", "command", "environment", "version", "program"],
 )
 def test_a_measurement_of_other_conditions_is_not_reused_and_not_lost(tmp_path: Path, changed: Any) -> None:
     suite = suite_in(tmp_path)
@@ -102,6 +115,14 @@ def test_a_measurement_of_other_conditions_is_not_reused_and_not_lost(tmp_path: 
     run_suite(changed(suite), MODELS[:1])
     assert measured_in(suite) == 2
     assert len(kept_in(suite)) == 2
+
+
+def test_runners_of_this_machine_and_of_iphones_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert IosApp("coreml").identity() == IosApp("coreml").identity() != IosApp("coreml", "cpuOnly").identity()
+    before = local_runner("onnx", 1).identity()
+    assert local_runner("onnx", 1).identity() == before
+    monkeypatch.setattr(local, "version", lambda package: "99.0")
+    assert local_runner("onnx", 1).identity() != before
 
 
 def test_a_measurement_of_another_file_is_not_reused(tmp_path: Path) -> None:
@@ -181,13 +202,15 @@ def test_an_artifact_that_was_changed_or_is_another_model_s_is_a_row(tmp_path: P
 
 
 def test_what_is_not_valid_is_kept_and_measured_once_more_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    suite = suite_in(tmp_path, writes(tmp_path, NOISY))
+    written = tmp_path / "document.json"
+    written.write_text(json.dumps(NOISY))
+    suite = suite_in(tmp_path, script(tmp_path, f'cat "{written}" > "$result"'))
     (row,) = run_suite(suite, MODELS[:1])
     assert row.measurement is not None
     assert (row.valid, row.latency_ms) == (False, row.measurement.summary.p50_ms)
     assert run_suite(suite, MODELS[:1])[0] == row
     assert measured_in(suite) == 1
-    writes(tmp_path, DOCUMENT)
+    written.write_text(json.dumps(DOCUMENT))
     (better,) = run_suite(replace(suite, again=True), MODELS[:1])
     assert (better.valid, better.file, measured_in(suite)) == (True, row.file, 2)
     run_suite(replace(suite, again=True), MODELS[:1])
