@@ -22,12 +22,13 @@ from deploy_kit.benchmarks.harness import bench
 from deploy_kit.benchmarks.protocol import Protocol
 from deploy_kit.benchmarks.runners.choice import choose_runner
 from deploy_kit.benchmarks.runners.local import local_runner
+from deploy_kit.cli.devices import command
 from deploy_kit.devices import ssh as ssh_module
-from deploy_kit.devices.base import DeviceError, DeviceInfo
+from deploy_kit.devices.base import DeviceError
 from deploy_kit.devices.calls import LARGEST_PULL
 from deploy_kit.devices.hosts import hosts_file, listed_hosts
 from deploy_kit.devices.local import Local
-from deploy_kit.devices.registry import attached, get_device
+from deploy_kit.devices.registry import LISTED_S, attached, get_device
 from deploy_kit.devices.ssh import Place, Ssh, parse_place
 from deploy_kit.errors import MissingDependencyError, UserError
 from tests.benchmarks.support import runner_document
@@ -212,10 +213,31 @@ def test_only_listed_hosts_are_devices(board: Board, monkeypatch: pytest.MonkeyP
     assert [spec for spec in found if spec.startswith("ssh")] == [
         *(board.spec, "ssh:board", "ssh:nobody@127.0.0.1:1", "ssh:-oX")
     ]
-    assert isinstance(found[board.spec], DeviceInfo)
-    assert isinstance(found["ssh:board"], DeviceInfo)
+    assert isinstance(found[board.spec], tuple)
+    assert isinstance(found["ssh:board"], tuple)
     assert "has no ssh server that listens" in str(found["ssh:nobody@127.0.0.1:1"])
     assert isinstance(found["ssh:-oX"], UserError)
+
+
+def test_a_listed_host_is_connected_to_once(
+    board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deploy_kit.devices.registry.attached_serials", dict)
+    list_hosts('ssh = ["board"]\n')
+    places: list[str] = []
+    connect = Ssh.__init__
+
+    def connected(self: Ssh, place: str, **limits: float) -> None:
+        places.append(place)
+        assert limits == {"connect_s": LISTED_S, "answer_s": LISTED_S}
+        connect(self, place, **limits)
+
+    monkeypatch.setattr(Ssh, "__init__", connected)
+    command(json=True)
+    (found,) = [each for each in json.loads(capsys.readouterr().out) if each["spec"] == "ssh:board"]
+    assert found["info"]
+    assert found["state"]
+    assert places == ["board"]
 
 
 def test_the_list_is_in_the_users_folder_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +260,7 @@ def test_a_damaged_list_is_told_with_its_path(
         listed_hosts()
     assert str(hosts_file()) in str(caught.value)
     found = dict(attached())
-    assert isinstance(found["local"], DeviceInfo)
+    assert isinstance(found["local"], tuple)
     assert isinstance(found["ssh"], UserError)
 
 
@@ -252,7 +274,7 @@ def test_a_host_that_does_not_answer_is_not_waited_for(board: Board, monkeypatch
         found = dict(attached())
     assert time.monotonic() - began < 8
     assert "does not answer" in str(found[f"ssh:{place}"])
-    assert isinstance(found["ssh:board"], DeviceInfo)
+    assert isinstance(found["ssh:board"], tuple)
 
 
 # Running
@@ -641,8 +663,8 @@ def test_a_server_that_stops_in_a_run_and_does_not_come_back(board: Board, devic
 
 # A measurement over it
 
-SAMPLES = [10_000_000 + 1000 * (index * 7 % 13) for index in range(50)]
-DOCUMENT = json.dumps(runner_document(SAMPLES, warmup_ns=[11_000_000] * 10))
+SAMPLES = [10_000 + (index * 7 % 13) for index in range(50)]
+DOCUMENT = json.dumps(runner_document(SAMPLES, warmup_ns=[11_000] * 10))
 
 
 def runner(folder: Path, body: str) -> Path:
