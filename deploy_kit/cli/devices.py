@@ -25,18 +25,12 @@ class Attached:
 
 def command(json: Json = False) -> None:
     """List the devices that are attached, what each is and how it is now."""
-    from deploy_kit.devices.base import DeviceInfo
-    from deploy_kit.devices.registry import attached, get_device
-    from deploy_kit.errors import DeployKitError
+    from deploy_kit.devices.registry import attached
 
-    devices = []
-    for spec, found in attached():
-        try:
-            if not isinstance(found, DeviceInfo):
-                raise found
-            devices.append(Attached(spec, found, get_device(spec).state()))
-        except DeployKitError as error:
-            devices.append(Attached(spec, error=str(error), fix=error.fix or None))
+    devices = [
+        Attached(spec, *found) if isinstance(found, tuple) else Attached(spec, error=str(found), fix=found.fix or None)
+        for spec, found in attached()
+    ]
     if json:
         print_json(devices)
         return

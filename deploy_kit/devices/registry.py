@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deploy_kit.devices.adb import Adb, attached_serials
-from deploy_kit.devices.base import Device, DeviceInfo
+from deploy_kit.devices.base import Device, DeviceInfo, DeviceState
 from deploy_kit.devices.hosts import listed_hosts
 from deploy_kit.devices.ios import Ios, attached_udids
 from deploy_kit.devices.local import Local
@@ -40,13 +40,13 @@ def get_device(spec: str) -> Device:
     return KINDS[kind](place if colon else None)
 
 
-def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
-    """What is attached or listed, each with what it is, or why it cannot be used; this machine is the first.
+def attached() -> list[tuple[str, tuple[DeviceInfo, DeviceState] | DeployKitError]]:
+    """What is attached or listed, each with what it is and how, or why it cannot be used; this machine is the first.
 
     What is needed to look for more, such as adb, is an entry with its error where it is missing.
     """
     specs = ["local", Qemu.spec]
-    found: list[tuple[str, DeviceInfo | DeployKitError]] = []
+    found: list[tuple[str, tuple[DeviceInfo, DeviceState] | DeployKitError]] = []
     try:
         specs += [f"adb:{serial}" for serial in sorted(attached_serials())]
     except DeployKitError as error:
@@ -61,7 +61,8 @@ def attached() -> list[tuple[str, DeviceInfo | DeployKitError]]:
         found.append(("ssh", error))
     for spec in reversed(specs):
         try:
-            found.insert(0, (spec, _look(spec).info()))
+            device = _look(spec)
+            found.insert(0, (spec, (device.info(), device.state())))
         except DeployKitError as error:
             found.insert(0, (spec, error))
     return found
