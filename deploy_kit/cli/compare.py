@@ -46,11 +46,11 @@ def command(
     """
     from deploy_kit.artifact import open_artifact
     from deploy_kit.benchmarks.comparison import Verdict, compare
-    from deploy_kit.benchmarks.protocol import Protocol
+    from deploy_kit.benchmarks.protocol import protocol_of
     from deploy_kit.benchmarks.runners.choice import choose_runner
     from deploy_kit.devices.registry import get_device
 
-    protocol = Protocol(warmup=warmup, iterations=iterations, threads=threads, cores=cores, cool_to_c=cool_to)
+    protocol = protocol_of(warmup=warmup, iterations=iterations, threads=threads, cores=cores, cool_to_c=cool_to)
     if out is not None:
         check_out(out)
     first, second, chosen = open_artifact(a), open_artifact(b), get_device(device)

@@ -235,6 +235,12 @@ def test_compare_says_what_the_pairs_show(deploykit: Callable[..., Ended], tiny_
     assert found["verdict"] in ("faster", "slower", "no difference shown")
 
 
+def test_compare_refuses_what_no_run_can_be(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
+    ended = deploykit("compare", tiny_onnx.folder, tiny_onnx.folder, "--iterations", "2000000")
+    assert ended.code == 2
+    assert "--iterations 2000000 cannot be" in ended.err
+
+
 def test_compare_refuses_pairs_that_can_show_nothing(deploykit: Callable[..., Ended], tiny_onnx: Artifact) -> None:
     ended = deploykit("compare", tiny_onnx.folder, tiny_onnx.folder, "--pairs", "7")
     assert ended.code == 2
