@@ -309,7 +309,7 @@ def _measurement(
     ]
     unavailable = {}
     if not peaks:
-        unavailable["memory_over_baseline_kb"] = "the runner cannot read its memory on this device"
+        unavailable["memory_over_baseline_kb"] = "the runner tells no peak of its memory"
     loads = [each.result.load_ns for each in rounds if each.result.load_ns is not None]
     if not loads:
         unavailable["load_ms"] = "the runner does not tell how long loading took"
