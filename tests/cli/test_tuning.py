@@ -71,7 +71,7 @@ def test_what_a_budget_left_untried_is_said(deploykit: Command, device: Bench, t
         (("--tune", "--tune-budget", "-5s"), "is no time", "90s"),
         (("--tune-budget", "60s"), "--tune-budget means nothing without --tune", "add --tune"),
         (("--device", "bench"), "--device means nothing without --tune", "add --tune"),
-        (("--tune", "--device", "bensh"), "no kind of device called 'bensh'", "qemu"),
+        (("--tune", "--device", "bensh"), "no kind of device called 'bensh'", "did you mean ssh?"),
         (("--tune", "--device", "bench", "--allow-lossy"), "none is lossy", "leave out --allow-lossy"),
         (("--approximate", "gelu"), "no approximation called 'gelu'", "gelu_to_tanh"),
     ],
