@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.harness import example_inputs
-from deploy_kit.benchmarks.native import build_runner
+from deploy_kit.benchmarks.native import BuildError, build_runner
 from deploy_kit.errors import MissingDependencyError
 from deploy_kit.sources import LoadedModel, load_model
 from tests.devices.arm64 import root
@@ -51,6 +51,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
             build_runner(target, "aarch64")
     except MissingDependencyError as error:
         pytest.skip(f"{error}: {error.fix}")
+    try:
+        root.emulated()
+    except BuildError as error:
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("arm64")
     loaded = load_model("edgevit_digits")
     artifacts = [export_to(folder, loaded, target) for target in TARGETS]
