@@ -42,7 +42,7 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_bat
         model.register_forward_pre_hook(_spare_the_inputs)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes)  # type: ignore[arg-type]
+            program = torch.export.export(model, inputs, dynamic_shapes=shapes)  # type: ignore[arg-type]  # torch's type is narrower
     except Exception as error:  # torch.export raises many types for a model that it cannot follow
         raise ExportError(
             f"the model cannot be captured: {_reason(error)}",

@@ -87,7 +87,7 @@ JOBS = {"convert": convert, "run": run, "predict": predict, "plan": plan}
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     if job.get("compress") not in PALETTE_BITS:  # else coremltools imports it only to say that it is too new
-        sys.modules["sklearn"] = None  # type: ignore[assignment]
+        sys.modules["sklearn"] = None  # type: ignore[assignment]  # so that an import of it fails
     try:
         result = JOBS[job["do"]](job, lambda outcome: _keep(outcome, Path(job["outcome"])))
     except Exception as error:  # many types come out of coremltools; the user needs the reason alone

@@ -139,7 +139,7 @@ def save_inputs(cases: Sequence[tuple[Tensor, ...]], folder: Path) -> Path:
     """Write each case's inputs for a worker, as arrays ``case:input`` in an .npz file."""
     path = folder / "inputs.npz"
     arrays = {f"{case}:{i}": x.numpy() for case, inputs in enumerate(cases) for i, x in enumerate(inputs)}
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub
     return path
 
 

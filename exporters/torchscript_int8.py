@@ -53,7 +53,7 @@ def _kernel(graph: Graph, store: fx.Node) -> fx.Node | None:
     call = operand(result) if clamped else result
     if only_user(result) is not store or (clamped and only_user(call) is not result):
         return None
-    scale, zero_point = float(store.args[1]), int(store.args[2])  # type: ignore[arg-type]
+    scale, zero_point = float(store.args[1]), int(store.args[2])  # type: ignore[arg-type]  # constants
     if is_call(call, aten.add.Tensor) and all(is_call(x, DEQUANTIZE) for x in call.args):
         op = torch.ops.quantized.add_relu if clamped else torch.ops.quantized.add
         with graph.module.graph.inserting_before(store):

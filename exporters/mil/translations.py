@@ -33,7 +33,7 @@ def alias(context: Any, node: Any) -> None:
 
 def gelu(context: Any, node: Any) -> None:
     """GELU with ``approximate``, which is a keyword in exported programs; coremltools overlooks it there."""
-    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil import Builder as mb  # noqa: N813  # coremltools' own short name
     from coremltools.converters.mil.frontend.torch.ops import _get_kwinputs
 
     x, *rest = _inputs(context, node)

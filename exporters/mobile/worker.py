@@ -29,7 +29,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _can_prepack() -> bool:
-    if not torch.backends.xnnpack.enabled:  # type: ignore[attr-defined]
+    if not torch.backends.xnnpack.enabled:  # type: ignore[attr-defined]  # not in torch's stubs
         return False
     from torch.utils.mobile_optimizer import optimize_for_mobile
 
@@ -94,7 +94,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     _write(job["outputs"], buffer.getvalue())
     return {
         "torch": torch.__version__,
-        "xnnpack": bool(torch.backends.xnnpack.enabled),  # type: ignore[attr-defined]
+        "xnnpack": bool(torch.backends.xnnpack.enabled),  # type: ignore[attr-defined]  # not in torch's stubs
         "engine": torch.backends.quantized.engine,
     }
 

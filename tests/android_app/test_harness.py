@@ -142,7 +142,7 @@ class Bench:
         self.job = Job(self.folder, self.folder, f"{self.folder}/m.onnx", inputs, threads=2, warmup=2, iterations=6)
 
     def start(self, **options: object):
-        app = AndroidApp("onnx", **{"timeout": 60.0, "sleep": _nap, **options})  # type: ignore[arg-type]
+        app = AndroidApp("onnx", **{"timeout": 60.0, "sleep": _nap, **options})  # type: ignore[arg-type]  # given by name
         return app.run(self.phone, self.job, self.into)
 
     def fails(self, match: str, **options: object) -> None:

@@ -131,7 +131,7 @@ def test_a_round_stands_for_its_undisturbed_samples() -> None:
 def test_an_emulated_device_has_no_times_to_compare(tiny_onnx: Artifact, tmp_path: Path) -> None:
     device = Folder(tmp_path)
     emulated = SNAPDRAGON_888.model_copy(update={"emulated": True})
-    device.info = lambda: emulated  # type: ignore[method-assign]
+    device.info = lambda: emulated  # type: ignore[method-assign]  # an emulated phone
     runner = Program("none", ("/bin/false",))
     with pytest.raises(UserError, match="its times are no latencies to compare") as refused:
         compare((tiny_onnx, tiny_onnx), (runner, runner), device, Protocol(), command="x")

@@ -28,7 +28,7 @@ POINTS = sum(len(source.points) for source in published())
 def row(model: str, latency_ms: float | None, top1: float | None = 75.0, **changes: object) -> Row:
     reasons = {"energy_mj": "no meter was asked for"}
     given = {"valid": True, "unavailable": reasons, **changes}
-    return Row(model=model, target="onnx", top1=top1, top1_source="a paper", latency_ms=latency_ms, **given)  # type: ignore[arg-type]
+    return Row(model=model, target="onnx", top1=top1, top1_source="a paper", latency_ms=latency_ms, **given)  # type: ignore[arg-type]  # by name
 
 
 def results(*rows: Row) -> Results:
@@ -124,7 +124,7 @@ def test_rows_without_a_figure_or_an_accuracy_have_no_mark() -> None:
 
 
 def point(name: str, value: float, top1: float, **changes: object) -> Point:
-    return Point(value, top1, name, "", **{"target": "onnx", **changes})  # type: ignore[arg-type]
+    return Point(value, top1, name, "", **{"target": "onnx", **changes})  # type: ignore[arg-type]  # given by name
 
 
 def test_the_front_is_of_valid_measured_models_of_one_target() -> None:
