@@ -6,6 +6,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Literal, Self
@@ -28,6 +29,15 @@ from deploy_kit.errors import UserError
 from deploy_kit.exporters import get_exporter
 
 Unit = Literal["seconds", "instructions"]
+
+
+@dataclass(frozen=True)
+class Race:
+    """How long contestants run: in how many processes, and how many inferences in each."""
+
+    processes: int
+    warmup: int
+    iterations: int
 
 
 class Timer(ABC):
@@ -77,10 +87,7 @@ class Timer(ABC):
         target: str,
         artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
+        race: Race,
     ) -> Rounds:
         """The cost of every inference by contestant, of each process, at one thread; each is first in its turn.
 
@@ -105,15 +112,18 @@ class LocalTimer(Timer):
         target: str,
         artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
+        race: Race,
     ) -> Rounds:
         files = {name: artifact.main_file for name, artifact in artifacts.items()}
         with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
             return time_files(
-                target, files, inputs, Path(folder), processes=processes, iterations=iterations, warmup=warmup
+                target,
+                files,
+                inputs,
+                Path(folder),
+                processes=race.processes,
+                iterations=race.iterations,
+                warmup=race.warmup,
             )
 
 
@@ -139,12 +149,9 @@ class DeviceTimer(Timer):
         target: str,
         artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
+        race: Race,
     ) -> Rounds:
-        protocol = Protocol(warmup=warmup, iterations=iterations)
+        protocol = Protocol(warmup=race.warmup, iterations=race.iterations)
         runner, home = self._home(target)
         rounds: list[dict[str, list[float]]] = []
         with ExitStack() as stack:
@@ -152,7 +159,7 @@ class DeviceTimer(Timer):
                 name: stack.enter_context(placed(artifact, self._device, runner, protocol, home, inputs))
                 for name, artifact in artifacts.items()
             }
-            for turn in range(processes):
+            for turn in range(race.processes):
                 samples = {}
                 for name in rotated(list(there), turn):
                     cool(self._device, protocol)
@@ -191,12 +198,9 @@ class InstructionTimer(Timer):
         target: str,
         artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
+        race: Race,
     ) -> Rounds:
-        """Count once, whatever ``processes`` and ``iterations`` are: another count would be the same."""
+        """Count once, however long the race is: another count would be the same."""
         from deploy_kit.benchmarks.instructions import count_instructions
         from deploy_kit.benchmarks.native import build_runner
 

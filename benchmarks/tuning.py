@@ -23,7 +23,7 @@ from torch import nn
 
 from deploy_kit.api import artifact_folder, build, expect, fuse, parse_options
 from deploy_kit.artifact import Artifact, check_free, workspace
-from deploy_kit.benchmarks.timers import Timer, get_timer
+from deploy_kit.benchmarks.timers import Race, Timer, get_timer
 from deploy_kit.benchmarks.timing import Ratio, Rounds, speedup
 from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, ExportError, UserError
@@ -349,9 +349,7 @@ class Search:
                     self.exporter.name,
                     artifacts,
                     self.inputs,
-                    processes=processes,
-                    warmup=WARMUP,
-                    iterations=ITERATIONS,
+                    Race(processes, WARMUP, ITERATIONS),
                 ),
             ]
             ratio = speedup(rounds, "second", "first")

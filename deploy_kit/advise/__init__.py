@@ -16,7 +16,7 @@ from deploy_kit.advise.normalisation import normalisation_variants
 from deploy_kit.advise.stem import stem_variants
 from deploy_kit.advise.variant import Effect, Variant
 from deploy_kit.api import export
-from deploy_kit.benchmarks.timers import Timer, get_timer
+from deploy_kit.benchmarks.timers import Race, Timer, get_timer
 from deploy_kit.benchmarks.timing import Ratio, Timing, speedup, summarise
 from deploy_kit.disk import explained
 from deploy_kit.errors import DeployKitError, UserError
@@ -25,7 +25,7 @@ from deploy_kit.sources import LoadedModel, load_model, with_graph
 from deploy_kit.stages import Stages
 
 AS_IT_IS = "as it is"
-PROCESSES, WARMUP, ITERATIONS = 3, 5, 15
+RACE = Race(processes=3, warmup=5, iterations=15)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _measure(
         tried.append((variant, places, None))
     with stages.stage(f"{target}: time them in turn"):
         inputs = tuple(loaded.capture().example_inputs)
-        rounds = timer.time(target, artifacts, inputs, processes=PROCESSES, warmup=WARMUP, iterations=ITERATIONS)
+        rounds = timer.time(target, artifacts, inputs, RACE)
     timing = summarise(rounds, AS_IT_IS)
     advice = []
     for variant, places, problem in tried:

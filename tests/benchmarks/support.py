@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.measurement import Round, RunnerResult
-from deploy_kit.benchmarks.timers import TIMERS, Timer
+from deploy_kit.benchmarks.timers import TIMERS, Race, Timer
 from deploy_kit.benchmarks.timing import Rounds
 from deploy_kit.devices.base import DeviceState
 from deploy_kit.exporters.base import Exported, Exporter, Options, Ran, Requirement
@@ -85,15 +85,12 @@ class Bench(Timer):
         target: str,
         artifacts: Mapping[str, Artifact],
         inputs: tuple[Tensor, ...],
-        *,
-        processes: int,
-        warmup: int,
-        iterations: int,
+        race: Race,
     ) -> Rounds:
         self.races += 1
         files = {name: artifact.main_file for name, artifact in artifacts.items()}
         rounds = []
-        for _ in range(processes):
+        for _ in range(race.processes):
             noise = self.noise()
             rounds.append({name: [self._seconds(files[name]) * noise**index] for index, name in enumerate(files)})
         return rounds

@@ -13,7 +13,7 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks import timers
 from deploy_kit.benchmarks.instructions import Instructions
 from deploy_kit.benchmarks.runners.program import Program
-from deploy_kit.benchmarks.timers import DeviceTimer, InstructionTimer, LocalTimer, get_timer
+from deploy_kit.benchmarks.timers import DeviceTimer, InstructionTimer, LocalTimer, Race, get_timer
 from deploy_kit.devices.base import DeviceError, DeviceState
 from deploy_kit.errors import UserError
 from tests.benchmarks.support import runner_document
@@ -37,7 +37,7 @@ def test_this_machine_times_real_files(tiny_onnx: Artifact) -> None:
     with timer:
         contestants = {"a": tiny_onnx, "b": tiny_onnx}
         inputs = tuple(torch.zeros(shape) for shape in load_tiny().input_shapes)
-        rounds = timer.time("onnx", contestants, inputs, processes=2, warmup=1, iterations=3)
+        rounds = timer.time("onnx", contestants, inputs, Race(processes=2, warmup=1, iterations=3))
     assert [{name: len(times) for name, times in result.items()} for result in rounds] == 2 * [{"a": 3, "b": 3}]
     assert all(seconds > 0 for result in rounds for times in result.values() for seconds in times)
 
@@ -77,7 +77,7 @@ def test_a_phone_runs_each_in_turn_with_one_runner_for_all_races(phone: Phone, t
     contestants = {"a": phone.contestant(tmp_path / "a", 2), "b": phone.contestant(tmp_path / "b", 3)}
     with DeviceTimer("adb:1234", phone.device) as timer:
         for _ in range(2):
-            rounds = timer.time("onnx", contestants, INPUTS, processes=3, warmup=2, iterations=4)
+            rounds = timer.time("onnx", contestants, INPUTS, Race(processes=3, warmup=2, iterations=4))
             assert rounds == 3 * [{"a": [2e-6] * 4, "b": [3e-6] * 4}]
         assert phone.pushed.count("runner") == 1
         models = phone.log.read_text().splitlines()
@@ -92,7 +92,7 @@ def test_what_was_not_good_on_the_phone_is_kept(
     phone = Phone(tmp_path, tiny_onnx, monkeypatch, charging=True)
     with DeviceTimer("adb:1234", phone.device) as timer:
         contestant = {"a": phone.contestant(tmp_path / "a", 2)}
-        timer.time("onnx", contestant, INPUTS, processes=2, warmup=2, iterations=4)
+        timer.time("onnx", contestant, INPUTS, Race(processes=2, warmup=2, iterations=4))
     assert timer.conditions == ["charging: the device was on external power"]
 
 
@@ -100,7 +100,7 @@ def test_a_phone_that_fails_is_left_clean(phone: Phone, tmp_path: Path) -> None:
     artifact = phone.contestant(tmp_path / "a", 2)
     (artifact.folder / "times.json").write_text("half")
     with pytest.raises(DeviceError, match="damaged"), DeviceTimer("adb:1234", phone.device) as timer:
-        timer.time("onnx", {"a": artifact}, INPUTS, processes=2, warmup=2, iterations=4)
+        timer.time("onnx", {"a": artifact}, INPUTS, Race(processes=2, warmup=2, iterations=4))
     assert list(phone.root.iterdir()) == []
 
 
@@ -122,7 +122,7 @@ def test_an_emulated_processor_counts_once(tiny_onnx: Artifact, monkeypatch: pyt
     monkeypatch.setattr("deploy_kit.benchmarks.instructions.count_instructions", count)
     monkeypatch.setattr("deploy_kit.benchmarks.native.build_runner", lambda target, abi: None)
     timer = InstructionTimer("qemu:aarch64")
-    rounds = timer.time("executorch", {"a": tiny_onnx}, INPUTS, processes=7, warmup=1, iterations=99)
+    rounds = timer.time("executorch", {"a": tiny_onnx}, INPUTS, Race(processes=7, warmup=1, iterations=99))
     assert rounds == [{"a": [1000.0] * 3}]
     assert counted == [tiny_onnx.main_file]
     assert timer.unit == "instructions"
