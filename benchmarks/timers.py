@@ -137,8 +137,7 @@ class DeviceTimer(Timer):
 
     @property
     def description(self) -> str:
-        info = self._device.info()
-        return ", ".join(dict.fromkeys(part for part in (info.model, info.soc, info.os, info.abi) if part))
+        return self._device.info().description
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -149,5 +149,4 @@ def lacks_of(row: Row) -> list[str]:
 
 def describe_device(device: DeviceInfo) -> str:
     """A device in a few words."""
-    parts = [device.spec, device.model, device.soc, device.os, device.abi]
-    return ", ".join(dict.fromkeys(part for part in parts if part)) + (", emulated" if device.emulated else "")
+    return f"{device.spec}, {device.description}{', emulated' if device.emulated else ''}"

@@ -281,8 +281,7 @@ def _announce(text: str) -> None:
 
 def _report(measured: list[Measurement], meter: str, *, check: bool) -> None:
     device = measured[0].device
-    parts = [device.model, device.soc, device.os, device.abi]
-    print_line(f"{device.spec}: {', '.join(dict.fromkeys(part for part in parts if part))}")
+    print_line(f"{device.spec}: {device.description}")
     protocol = measured[0].protocol
     print_table(
         f"{protocol.iterations} inferences after {protocol.warmup}, {protocol.rounds} round(s), "

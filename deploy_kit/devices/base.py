@@ -43,6 +43,12 @@ class DeviceInfo(BaseModel):
     memory_bytes: int | None
     emulated: bool = False
 
+    @property
+    def description(self) -> str:
+        """What it tells of itself, in a few words."""
+        parts = (self.model, self.soc, self.os, self.abi)
+        return ", ".join(dict.fromkeys(part for part in parts if part))
+
 
 class DeviceState(BaseModel):
     """What changes; None is what the device does not tell, and ``unavailable`` says why by field."""
