@@ -28,3 +28,7 @@ class Outcome(StrEnum):
     """A reduced precision loses more than its limits allow."""
     UNAVAILABLE = "unavailable"
     """What the target needs is not installed here."""
+    CRASHED = "crashed"
+    """The process of the export crashed."""
+    TOO_SLOW = "too_slow"
+    """The export was ended at its time limit."""

@@ -14,7 +14,14 @@ from deploy_kit.models import sparsevit as sparsevit
 from deploy_kit.models import swin as swin
 from deploy_kit.models import vit as vit
 from deploy_kit.models.checkpoint import load_checkpoint
-from deploy_kit.models.registry import Architecture, Published, create_model, get_architecture, list_models
+from deploy_kit.models.registry import (
+    Architecture,
+    Published,
+    create_model,
+    get_architecture,
+    list_models,
+    smallest_models,
+)
 
 __all__ = [
     "Architecture",
@@ -23,4 +30,5 @@ __all__ = [
     "get_architecture",
     "list_models",
     "load_checkpoint",
+    "smallest_models",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -271,3 +271,15 @@ def create_model(
         model = architecture.build_for(size, num_classes=classes, activation=activation or architecture.activation)
         randomize_(model, seed, architecture.gain)
     return model.eval()
+
+
+def smallest_models(models: Sequence[str]) -> list[str]:
+    """The model with the fewest parameters of each family: of each file, and in it of each kind of result."""
+    parameters = {name: get_architecture(name).parameters for name in models}
+    families: dict[tuple[str, bool], str] = {}
+    for name in models:
+        architecture = get_architecture(name)
+        family = (architecture.build.__module__, architecture.published.quality is None)
+        if family not in families or parameters[name] < parameters[families[family]]:
+            families[family] = name
+    return [name for name in models if name in families.values()]

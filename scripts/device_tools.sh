@@ -10,17 +10,5 @@ packages="g++ libtorch-dev libopenblas0-pthread g++-aarch64-linux-gnu qemu-user 
 # A server is not put where it would be started, now and at every boot; a container or CI starts none.
 [ -d /run/systemd/system ] || packages="$packages openssh-server"
 
-wanted=()
-for package in $packages; do
-    dpkg-query --show --showformat '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || wanted+=("$package")
-done
-[ "${#wanted[@]}" -gt 0 ] || exit 0
-
-echo "installing ${wanted[*]}"
-root=()
-[ "$(id -u)" -eq 0 ] || root=(sudo -n)
-if ! { "${root[@]}" apt-get update -qq &&
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" \
-        >/dev/null; }; then
-    echo "note: not installed: ${wanted[*]}; the tests that need them skip" >&2
-fi
+# shellcheck disable=SC2086  # a list of words
+exec "$(dirname "$0")/install_packages.sh" $packages

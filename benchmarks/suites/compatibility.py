@@ -25,19 +25,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy_kit.benchmarks import markdown
+from deploy_kit.cells.recipe import CellSpec, ModelOptions, target_options
+from deploy_kit.cells.result import GOOD
+from deploy_kit.cells.run import run_cell
 from deploy_kit.cli.console import print_line, print_table
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.exporters import get_exporter, list_targets
-from deploy_kit.models import get_architecture, list_models
+from deploy_kit.models import get_architecture, list_models, smallest_models
 from deploy_kit.outcome import Outcome
-from deploy_kit.worker import WorkerError, run_worker
-
-WORKER = ("-P", "-m", "deploy_kit.benchmarks.suites.compatibility_worker")
-CRASHED, TOO_SLOW = "crashed", "too_slow"
-"""The outcomes of an export whose process crashed, or that was ended at its limit, beside those of `Outcome`."""
-
-GRACE = 60
-"""Seconds that a worker has to end itself, and what it started, before it is ended."""
 
 SMALLER = {
     "efficientvit_l3": "128x128",
@@ -52,7 +47,6 @@ SMALLER = {
 }
 """Input sizes of models that have over 20 billion MACs at their default size, too much to prove them at here."""
 
-GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED, Outcome.EMITTED_UNVERIFIED)
 TABLE = "compatibility"
 
 PAGE = f"""# Compatibility
@@ -102,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     chosen = parser.parse_args(arguments)
     models = [get_architecture(name).name for name in chosen.models or list_models()]
-    first = smallest(models)
+    first = smallest_models(models)
     models = first if chosen.smallest else [*first, *(name for name in models if name not in first)]
     targets = installed(chosen.targets)
     known = cells = read_cells(chosen.docs)
@@ -140,18 +134,6 @@ def worse(tried: Iterable[Cell], known: Iterable[Cell]) -> list[Cell]:
     return [cell for cell in tried if cell.outcome not in (*GOOD, failing.get((cell.model, cell.target)))]
 
 
-def smallest(models: Sequence[str]) -> list[str]:
-    """The model with the fewest parameters of each family: of each file, and in it of each kind of result."""
-    parameters = {name: get_architecture(name).parameters for name in models}
-    families: dict[tuple[str, bool], str] = {}
-    for name in models:
-        architecture = get_architecture(name)
-        family = (architecture.build.__module__, architecture.published.quality is None)
-        if family not in families or parameters[name] < parameters[families[family]]:
-            families[family] = name
-    return [name for name in models if name in families.values()]
-
-
 def installed(names: Sequence[str] | None) -> list[str]:
     """The targets that have all they need here; `UserError` where one of ``names`` does not."""
     usable = []
@@ -164,20 +146,23 @@ def installed(names: Sequence[str] | None) -> list[str]:
     return usable
 
 
-def measure(model: str, target: str, limit: int, scratch: Path | None = None) -> Cell:
+def measure(model: str, target: str, limit: int, scratch: Path) -> Cell:
     """Export one model to one target in a process of its own; what the model computes is kept in ``scratch``."""
-    today = datetime.now(UTC).date().isoformat()
-    references = None if scratch is None else str(scratch / f"{model}.pt")
-    job = {"model": model, "target": target, "limit": limit, "input_size": SMALLER.get(model), "references": references}
-    try:
-        found = run_worker([sys.executable, *WORKER], job, timeout=limit + GRACE)
-    except WorkerError as error:
-        found = {"outcome": CRASHED, "reason": str(error)}
-    if found["outcome"] == TOO_SLOW:
-        found["reason"] = f"not done after {limit} s"
-    versions = tuple(sorted(found.pop("versions", {}).items()))
-    reason = _one_line((found.pop("reason", None) or "").removeprefix(f"{model} for {target}: "))
-    return Cell(model, target, **found, reason=reason, date=today, versions=versions)
+    (precision, options), *_ = target_options(target, (), {})
+    of_model = ModelOptions(input_size=SMALLER.get(model))
+    spec = CellSpec(model=model, target=target, precision=precision, options=options, of_model=of_model)
+    with tempfile.TemporaryDirectory(prefix="deploykit-", dir=scratch) as folder:
+        found = run_cell(spec, Path(folder, "artifact"), limit=limit, references=scratch / f"{model}.pt")
+    return Cell(
+        model,
+        target,
+        found.outcome,
+        snr_db=found.snr_db,
+        delegated_share=found.delegated_share,
+        reason=_one_line((found.reason or "").removeprefix(f"{model} for {target}: ")),
+        date=datetime.now(UTC).date().isoformat(),
+        versions=tuple(sorted(found.toolchain.items())),
+    )
 
 
 def _one_line(reason: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, fx
 
@@ -28,11 +30,15 @@ def weight_and_bias(graph: Graph, node: fx.Node) -> tuple[Tensor, Tensor] | None
 
 def set_weight_and_bias(graph: Graph, node: fx.Node, weight: Tensor, bias: Tensor) -> None:
     """Give a call new constants, rounded once from float64 to the dtype of its old weight."""
-    old = argument(node, "weight")
-    dtype = old.meta["val"].dtype
-    base = str(old.target).removesuffix("_weight").removesuffix(".weight")
+    dtype = argument(node, "weight").meta["val"].dtype
+    base = base_name(node)
     set_argument(node, "weight", graph.add_constant(weight.to(dtype), f"{base}_weight", node))
     set_argument(node, "bias", graph.add_constant(bias.to(dtype), f"{base}_bias", node))
+
+
+def base_name(node: fx.Node) -> str:
+    """What the constants of a call are called after: its weight's name, which is the model's own, less ``weight``."""
+    return re.sub(r"[._]weight(_\d+)?$", "", str(argument(node, "weight").target))
 
 
 def output_channels(node: fx.Node, weight: Tensor) -> int:

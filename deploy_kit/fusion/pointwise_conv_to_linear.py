@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from deploy_kit.fusion.compose_permutations import TO_IMAGE, TO_TOKENS
-from deploy_kit.fusion.linear_ops import CLAMPS, is_pointwise, weight_and_bias
+from deploy_kit.fusion.linear_ops import CLAMPS, base_name, is_pointwise, weight_and_bias
 from deploy_kit.graph import Graph, argument, aten, is_call, only_user, rank
 
 
@@ -25,10 +25,11 @@ def pointwise_conv_to_linear(graph: Graph) -> list[tuple[fx.Node, str]]:
             continue
         if is_call(only_user(conv), *CLAMPS):
             continue
+        base = base_name(conv)
         weight, bias = (value.to(conv.meta["val"].dtype) for value in constants)
         tokens = graph.call(aten.permute.default, conv.args[0], TO_TOKENS, before=conv)
-        matrix = graph.add_constant(weight.flatten(1), f"{conv.name}_weight", conv)
-        shift = None if argument(conv, "bias") is None else graph.add_constant(bias, f"{conv.name}_bias", conv)
+        matrix = graph.add_constant(weight.flatten(1), f"{base}_weight", conv)
+        shift = None if argument(conv, "bias") is None else graph.add_constant(bias, f"{base}_bias", conv)
         out = graph.call(aten.linear.default, tokens, matrix, shift, before=conv)
         graph.replace(conv, graph.call(aten.permute.default, out, TO_IMAGE, before=conv))
         changes.append((conv, "1x1 convolution is a linear layer on tokens"))

@@ -4,17 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from deploy_kit.api import parse_options
 from deploy_kit.benchmarks.suites import compatibility as suite
-from deploy_kit.benchmarks.suites import compatibility_worker as worker
 from deploy_kit.benchmarks.suites.compatibility import Cell
+from deploy_kit.cells.recipe import CellSpec
+from deploy_kit.cells.result import CellResult
 from deploy_kit.errors import UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Requirement
-from deploy_kit.models import get_architecture, list_models
-from tests.support import load_tiny
+from deploy_kit.models import get_architecture, list_models, smallest_models
+from deploy_kit.outcome import Outcome
 
 OLD = Cell("edgevit_xxs", "coreml", "ok", 61.0, None, None, "2026-01-02", (("coremltools", "8.0"), ("torch", "2.13.0")))
 FAILED = Cell("edgevit_xxs", "onnx", "lower_failed", reason="no Einsum", date="2026-01-02")
@@ -45,25 +44,16 @@ def test_a_run_keeps_what_it_did_not_try_and_writes_the_page(
     assert text.endswith("A note of a person's.\n")
 
 
-@pytest.mark.slow
-def test_an_export_that_takes_too_long_is_ended() -> None:
-    cell = suite.measure("edgevit_digits", "onnx", 1)
-    assert (cell.outcome, cell.reason) == ("too_slow", "not done after 1 s")
-
-
-def test_a_process_that_crashes_is_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "WORKER", ("-c", "import os; os.abort()"))
-    cell = suite.measure("edgevit_digits", "onnx", 5)
-    assert cell.outcome == "crashed"
-    assert "SIGABRT" in (cell.reason or "")
-
-
-def test_a_reason_is_one_line_without_this_machine_s_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_is_one_line_without_this_machine_s_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(suite.__file__).resolve().parents[2]
     reason = f"edgevit_xs for onnx: no form of Einsum\n  ({here}/models/edgevit.py, line 7)"
-    monkeypatch.setattr(suite, "run_worker", lambda *_, **__: {"outcome": "export_failed", "reason": reason})
-    cell = suite.measure("edgevit_xs", "onnx", 5)
-    assert cell.reason == "no form of Einsum (models/edgevit.py, line 7)"
+
+    def run(cell: CellSpec, *_: object, **__: object) -> CellResult:
+        return CellResult(cell=cell, outcome=Outcome.EXPORT_FAILED, reason=reason, seconds=1.0, created="")
+
+    monkeypatch.setattr(suite, "run_cell", run)
+    cell = suite.measure("edgevit_xs", "onnx", 5, tmp_path)
+    assert (cell.outcome, cell.reason) == ("export_failed", "no form of Einsum (models/edgevit.py, line 7)")
 
 
 def test_a_failed_export_is_a_cell_and_an_exit_code(
@@ -124,21 +114,6 @@ def test_a_run_goes_on_with_what_has_no_result(tmp_path: Path, monkeypatch: pyte
     assert tried == ["edgevit_s"]
 
 
-def test_what_a_model_computes_is_computed_once_for_all_targets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exporter, loaded = get_exporter("onnx"), load_tiny()
-    options = parse_options(exporter, {})
-    first = worker.references(loaded, exporter, options, tmp_path / "tiny.pt")
-    monkeypatch.setattr(worker, "expect", lambda *_: pytest.fail("it is known"))
-    again = worker.references(loaded, exporter, options, tmp_path / "tiny.pt")
-    assert [(case.name, case.kind) for case in again.cases] == [(case.name, case.kind) for case in first.cases]
-    for one, other in zip(first.references, again.references, strict=True):
-        assert torch.equal(one.exact[0], other.exact[0])
-        assert torch.equal(one.eager[0], other.eager[0])
-    assert [file.name for file in tmp_path.iterdir()] == ["tiny.pt"]
-
-
 def test_new_cells_take_the_place_of_old_ones_in_the_order_of_the_models() -> None:
     new = Cell("edgevit_xxs", "onnx", "ok", 120.0)
     other = Cell("edgevit_s", "onnx", "ok", 119.0)
@@ -157,7 +132,7 @@ def test_what_nothing_here_can_run_has_the_figure_of_its_source() -> None:
 
 
 def test_the_smallest_of_each_family_are_one_of_each_file_and_task() -> None:
-    chosen = suite.smallest(list_models())
+    chosen = smallest_models(list_models())
     assert {"edgevit_xxs", "flatformer", "efficientvit_m0"} <= set(chosen)
     assert not {"edgevit_xs", "edgevit_s"} & set(chosen)
     assert {get_architecture(name).build.__module__ for name in chosen} == {

@@ -35,9 +35,11 @@ class Model:
     def set_linear(self, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
         """Change the matrix, [inputs, outputs], of a linear layer whose bias is called ``name``.bias."""
         bias = next(n for n in self.weights if n.replace(".", "_").startswith(f"{name}.bias".replace(".", "_")))
-        add = next(node for node in self.graph.node if bias in node.input)
-        product = self.maker(add.input[0])
-        self._set(self.weights[product.input[1]], change)
+        adds = next(node for node in self.graph.node if bias in node.input)
+        if adds.op_type == "Conv":  # a pointwise one: its weight is the matrix, turned over
+            self._set(self.weights[adds.input[1]], lambda w: change(w[:, :, 0, 0].T).T[:, :, None, None])
+            return
+        self._set(self.weights[self.maker(adds.input[0]).input[1]], change)
 
     @staticmethod
     def _set(tensor: onnx.TensorProto, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -1,0 +1,1 @@
+"""Checks: cells compared with a committed baseline."""

@@ -1,0 +1,1 @@
+"""Sweeps: many cells on many devices, resumable, with their results in a database."""
