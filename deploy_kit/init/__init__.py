@@ -1,0 +1,1 @@
+"""A recipe and a workflow for a model that is not checked yet."""
