@@ -1,0 +1,102 @@
+"""Every command and every piece of Python and TOML of the documentation, tried."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from deploy_kit.cells.recipe import installed_targets, make_recipe
+from deploy_kit.cli.app import app
+from deploy_kit.exporters import list_targets
+from tests.docs.support import PAGES, ROOT, Block, Line, blocks, commands, lines
+
+WRITTEN_BY_SUITES = {"compatibility.md", "models.md"}
+"""Pages of tables; the commands on them make those tables, which takes hours."""
+
+TRIED_ELSEWHERE = {"papers.md": "tests/cli/test_papers.py"}
+
+RUN = [page for page in PAGES if page.name not in {*WRITTEN_BY_SUITES, *TRIED_ELSEWHERE}]
+MEASURES = ("bench", "papers", "sweep")
+"""Commands whose exit code is 1 where a measurement was disturbed, which they say."""
+
+SHELL = [line for page in PAGES for block in blocks(page, "sh", "console") for line in lines(block)]
+
+
+def _ids(found: list[Line]) -> list[str]:
+    return [f"{line.block.where} {line.text[:60]}" for line in found]
+
+
+def test_there_are_commands_on_most_pages() -> None:
+    assert len(SHELL) > 50
+    assert len({line.block.page for line in SHELL}) > 15
+
+
+@pytest.mark.parametrize("line", SHELL, ids=_ids(SHELL))
+def test_commands_and_their_options_exist(line: Line) -> None:
+    for words in commands(line):
+        if words[0] == "deploykit":
+            _parse(words[1:])
+        elif words[:2] == ["make", *words[1:2]]:
+            done = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        elif words[0] == "python" and "-m" in words:
+            assert importlib.util.find_spec(words[words.index("-m") + 1]) is not None
+
+
+def _parse(words: list[str]) -> None:
+    """Let typer take a command apart; nothing is run."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="deploykit")
+    command = group
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"there is no command deploykit {words[0]}"
+        command, words = command.commands[words[0]], words[1:]
+    if words != ["--help"]:
+        command.make_context("deploykit", list(words), parent=context)
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_its_toml_is_right(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        document = tomllib.loads(block.text)
+        if block.name == "deploykit.toml":
+            make_recipe(document, page.parent, block.where).cells()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_its_python_compiles(page: Path) -> None:
+    for block in blocks(page, "python", "{code-block} python"):
+        compile(block.text, block.where, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_its_commands_and_python_work_in_the_order_shown(page: Path, tmp_path: Path) -> None:
+    if page.parent.name == "targets" and page.stem in list_targets() and page.stem not in installed_targets():
+        pytest.skip(f"the target {page.stem} is not installed here")
+    for block in blocks(page):
+        if block.name is not None:
+            (tmp_path / block.name).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            _run([sys.executable, "-c", block.text], 0, block, tmp_path)
+        elif block.language == "sh":
+            for line in lines(block):
+                _run(["bash", "-c", line.text], line.code, block, tmp_path)
+
+
+def _run(command: list[str], code: int, block: Block, folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    measured = re.match(rf"deploykit ({'|'.join(MEASURES)})\b", command[-1]) is not None
+    disturbed = measured and done.returncode == 1 and "note: " in done.stderr
+    assert done.returncode == code or disturbed, f"{block.where}: {command[-1]}\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr, f"{block.where}: {command[-1]}\n{done.stderr}"
