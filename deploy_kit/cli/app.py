@@ -19,6 +19,7 @@ from deploy_kit.cli import (
     doctor,
     export,
     fuse,
+    init,
     inspect,
     lint,
     models,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (
     export,
+    init,
     lint,
     advise,
     fuse,
