@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,26 @@ def test_the_tanh_form_of_gelu_is_right(installed: None, tmp_path: Path) -> None
     loaded = load_model(random(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU("tanh"))), input_size="1x3x16x16")
     placement = export_to(tmp_path, loaded, "executorch").manifest.details["placement"]
     assert (placement["subgraphs"], placement["undelegated"]) == (1, {})
+
+
+STOCK = """
+import sys, torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+edge = to_edge_transform_and_lower(torch.export.load(sys.argv[1]), partitioner=[XnnpackPartitioner()])
+with open(sys.argv[2], "wb") as file:
+    edge.to_executorch().write_to_file(file)
+"""
+
+
+@pytest.mark.slow
+def test_a_quick_lowering_writes_what_a_plain_one_does(installed: None, tmp_path: Path) -> None:
+    fused, _ = fuse_graph(load_tiny().capture(), POLICIES["cpu"])
+    target.export_program(fused, tmp_path / "program.pt2")
+    Executorch().export(fused, tmp_path, ExecuTorchOptions(), Stages())
+    command = [sys.executable, "-P", "-c", STOCK, str(tmp_path / "program.pt2"), str(tmp_path / "stock.pte")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "model.pte").read_bytes() == (tmp_path / "stock.pte").read_bytes()
 
 
 @pytest.fixture(scope="session")
