@@ -88,6 +88,7 @@ class Executorch(Exporter):
                 save_tensors([_bundled_case(graph)], cases)
             job = {
                 "do": "lower",
+                "quick": True,
                 "source": str(source),
                 "delegate": options.delegate,
                 "target": str(folder / FILE),

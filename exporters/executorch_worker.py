@@ -25,7 +25,8 @@ def lower(job: dict[str, Any]) -> dict[str, Any]:
     """Lower an exported program to a file, and say where its operators went."""
     from executorch.exir import to_edge_transform_and_lower
 
-    _make_quick()
+    if job["quick"]:
+        _make_quick()
     program = torch.export.load(job["source"])
     edge = to_edge_transform_and_lower(program, partitioner=_partitioners(job["delegate"], program))
     placement = _placement(edge.exported_program().graph_module)

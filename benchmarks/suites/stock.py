@@ -183,7 +183,8 @@ def executorch(official: nn.Module, example: tuple[Tensor, ...], folder: Path) -
     assert isinstance(module, torch.fx.GraphModule)
     program, file = folder / "stock.pt2", folder / "stock.pte"
     export_program(Graph(module, example), program)
-    job = {"do": "lower", "source": str(program), "delegate": "xnnpack", "target": str(file), "bundle": None}
+    files = {"source": str(program), "target": str(file), "bundle": None}
+    job = {"do": "lower", "quick": False, "delegate": "xnnpack", **files}
     placement = work(job, "lower the model", Outcome.LOWER_FAILED, LOWERING_LIMIT)
     return Stock({"stock": file}, {"stock": time.perf_counter() - start}, {"stock": placement})
 
