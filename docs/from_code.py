@@ -18,8 +18,8 @@ from deploy_kit.exporters import get_exporter
 def fill(page: str) -> str:
     """The text of a page with what its marks ask for.
 
-    A link to another folder's page, such as ``../android_app/README.md``, becomes one to the file: Sphinx would look for
-    it among its own.
+    A link to another folder's page, such as ``../android_app/README.md``, becomes one to the file: Sphinx would look
+    for it among its own.
     """
     page = re.sub(r"<!-- commands -->", lambda found: commands(), page)
     page = re.sub(r"<!-- options: ([\w-]+) -->", lambda found: options(found[1]), page)
