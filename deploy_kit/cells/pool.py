@@ -25,6 +25,7 @@ def run_all(
     *,
     at_once: int,
     memory_kb: int | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[T, R]]:
     """Yield each job with its result, as they are done; at least one is always at work.
 
@@ -33,6 +34,7 @@ def run_all(
         peak_kb: the memory that a job took, from its result; the most of them is what the next is thought to take.
         at_once: jobs at a time.
         memory_kb: what all at work may take; None is what the machine has free.
+        stop: called where the rest is not wanted any more, as after Ctrl-C, to end the jobs at work.
     """
     waiting = list(jobs)[::-1]
     running: dict[Future[R], T] = {}
@@ -52,6 +54,9 @@ def run_all(
                         expected_kb = max(expected_kb, peak) if seen else peak
                         seen = True
                     yield job, result
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            stop()
+            raise
         finally:
             for future in running:
                 future.cancel()

@@ -18,6 +18,9 @@ from deploy_kit.parity.compare import Precision
 
 DEFAULT_RECIPE = Path("deploykit.toml")
 
+FILE = ".pt2"
+"""How the name of a model ends that is a file."""
+
 ALL, SMALLEST = "all", "smallest"
 """Words that stand for models: all reference models, and the smallest of each family."""
 
@@ -49,8 +52,9 @@ class CellSpec(_Part):
 
     @property
     def id(self) -> str:
-        """Its name in results: ``MODEL/TARGET/PRECISION``."""
-        return f"{self.model}/{self.target}/{self.precision}"
+        """Its name in results: ``MODEL/TARGET/PRECISION``; of a model in a file, the file's name, wherever it is."""
+        model = Path(self.model).name if self.model.endswith(FILE) else self.model
+        return f"{model}/{self.target}/{self.precision}"
 
     @property
     def slug(self) -> str:
@@ -132,15 +136,19 @@ class Recipe(_Part):
         """Every cell, model by model.
 
         Raises:
-            UserError: a target or option that there is not, or a precision that no target here offers.
+            UserError: a target or option that there is not, a precision that no target here offers, or two files of one
+                name.
         """
-        found = {}
+        found: dict[str, CellSpec] = {}
         for model in model_names(self.models):
             of_model = self.model.get(model, ModelOptions())
             for target in self.targets or installed_targets():
                 for precision, options in target_options(target, self.precisions, self.options.get(target, {})):
                     cell = CellSpec(model=model, target=target, precision=precision, options=options, of_model=of_model)
-                    found[cell.id] = cell
+                    if found.setdefault(cell.id, cell).model != model:
+                        raise UserError(
+                            f"two models have the name {cell.id.split('/')[0]!r}", fix="rename one of the files"
+                        )
         if not found:
             raise UserError(f"no target offers {' or '.join(self.precisions)}", fix="name another precision")
         return list(found.values())
@@ -171,14 +179,29 @@ def make_recipe(document: Mapping[str, Any], folder: Path, called: str = "the re
     for target in (*recipe.targets, *recipe.options):
         if target not in known:
             raise unknown_name("target", target, known)
-    named = set(model_names(recipe.models))
+    named = set(model_names(recipe.models)) if recipe.model else set()
     for model in recipe.model:
         if model not in named:
             raise unknown_name("model in the recipe", model, named)
     accuracy = recipe.accuracy and recipe.accuracy.model_copy(update={"data": folder / recipe.accuracy.data})
-    of_models = {name: _absolute(options, folder) for name, options in recipe.model.items()}
-    models = tuple(str(folder / name) if name.endswith(".pt2") else name for name in recipe.models)
-    return recipe.model_copy(update={"accuracy": accuracy, "model": of_models, "models": models})
+    if accuracy is not None:
+        accuracy = accuracy.model_copy(update={"models": tuple(_placed(name, folder) for name in accuracy.models)})
+    of_models = {_placed(name, folder): _absolute(options, folder) for name, options in recipe.model.items()}
+    of_targets = {name: _with_folders(name, given, folder) for name, given in recipe.options.items()}
+    models = tuple(_placed(name, folder) for name in recipe.models)
+    return recipe.model_copy(update={"accuracy": accuracy, "model": of_models, "models": models, "options": of_targets})
+
+
+def _placed(model: str, folder: Path) -> str:
+    """A model's name; of a file, its path."""
+    return str(folder / model) if model.endswith(FILE) else model
+
+
+def _with_folders(target: str, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A target's options, with the path in those that take one, such as the folder of calibration images."""
+    fields = get_exporter(target).options_type.model_fields
+    paths = {name for name, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))}
+    return {name: str(folder / value) if name in paths and value else value for name, value in given.items()}
 
 
 def _absolute(options: ModelOptions, folder: Path) -> ModelOptions:

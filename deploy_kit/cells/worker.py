@@ -1,6 +1,6 @@
 """One cell, in a process of its own.
 
-``python -P -m deploy_kit.cells.worker JOB RESULT``: JOB and RESULT are JSON files. The job has a ``cell``, a
+``python -P -m deploy_kit.cells.start JOB RESULT`` runs it: JOB and RESULT are JSON files. The job has a ``cell``, a
 ``folder`` for the artifact, a file for the ``references`` that cells of one model share (or None), a file of labelled
 inputs for the ``accuracy`` (or None), whether ``instructions`` are counted, and a ``limit`` in seconds, after which
 the cell ends itself, with what it started. The result is that of `deploy_kit.cells.result.CellResult`, less the cell.

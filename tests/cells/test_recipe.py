@@ -92,5 +92,21 @@ def test_options_are_checked_before_anything_runs(tmp_path: Path) -> None:
 
 
 def test_a_cell_is_known_by_its_parts() -> None:
-    cell = CellSpec(model="/models/a net.pt2", target="onnx", precision="int8")
-    assert cell.slug == "models--a-net.pt2--onnx--int8"
+    cell = CellSpec(model="nets:a net", target="onnx", precision="int8")
+    assert (cell.id, cell.slug) == ("nets:a net/onnx/int8", "nets-a-net--onnx--int8")
+
+
+def test_a_cell_of_a_file_has_its_name_wherever_it_is(tmp_path: Path) -> None:
+    document = {
+        "models": ["sub/net.pt2"],
+        "targets": ["onnx"],
+        "model": {"sub/net.pt2": {"seed": 3}},
+        "options": {"onnx": {"calibration": "images", "opset": 18}},
+    }
+    (cell,) = make_recipe(document, tmp_path).cells()
+    assert cell.id == "net.pt2/onnx/fp32"
+    assert cell.model == str(tmp_path / "sub/net.pt2")
+    assert cell.of_model.seed == 3
+    assert cell.options == {"calibration": str(tmp_path / "images"), "opset": 18}
+    with pytest.raises(UserError, match=r"two models have the name 'net\.pt2'"):
+        make_recipe({"models": ["a/net.pt2", "b/net.pt2"], "targets": ["onnx"]}, tmp_path).cells()
