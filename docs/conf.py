@@ -24,6 +24,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 
 default_role = "code"
+smartquotes = False  # they would join the dashes of --options
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -32,6 +33,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"deploykit {version}"
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -73,9 +73,14 @@ def options(target: str) -> str:
         words = f"`{given[name].opts[0]}`" if name in given else "only in Python"
         text = given[name].help if name in given else PYTHON_ONLY[target, name]
         text = "What the artifact computes in." if name == "precision" else text.removeprefix(f"{target}: ")
-        cells = [words, f"`{name}`", _values(field), _default(field.default), _prose(text[:1].upper() + text[1:])]
+        cells = [words, f"`{name}`", _values(field), _default(field.default), _prose(_sentence(text))]
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
+
+
+def _sentence(text: str) -> str:
+    first = text.split(maxsplit=1)[0]
+    return text[:1].upper() + text[1:] if first.isalpha() else text
 
 
 def _values(field: Any) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from deploy_kit.cells.recipe import installed_targets, make_recipe
 from deploy_kit.cli.app import app
-from deploy_kit.exporters import list_targets
+from deploy_kit.exporters import get_exporter, list_targets
 from tests.docs.support import PAGES, ROOT, Block, Line, blocks, commands, lines
 
 WRITTEN_BY_SUITES = {"compatibility.md", "models.md"}
@@ -27,6 +27,7 @@ RUN = [page for page in PAGES if page.name not in {*WRITTEN_BY_SUITES, *TRIED_EL
 MEASURES = ("bench", "papers", "sweep")
 """Commands whose exit code is 1 where a measurement was disturbed, which they say."""
 
+GROUP = typer.main.get_command(app)
 SHELL = [line for page in PAGES for block in blocks(page, "sh", "console") for line in lines(block)]
 
 
@@ -53,9 +54,8 @@ def test_commands_and_their_options_exist(line: Line) -> None:
 
 def _parse(words: list[str]) -> None:
     """Let typer take a command apart; nothing is run."""
-    group = typer.main.get_command(app)
-    context = typer.Context(group, info_name="deploykit")
-    command = group
+    command = GROUP
+    context = typer.Context(GROUP, info_name="deploykit")
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"there is no command deploykit {words[0]}"
         command, words = command.commands[words[0]], words[1:]
@@ -94,9 +94,25 @@ def test_its_commands_and_python_work_in_the_order_shown(page: Path, tmp_path: P
 
 def _run(command: list[str], code: int, block: Block, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore", "XDG_CACHE_HOME": str(folder / ".cache")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     measured = re.match(rf"deploykit ({'|'.join(MEASURES)})\b", command[-1]) is not None
     disturbed = measured and done.returncode == 1 and "note: " in done.stderr
     assert done.returncode == code or disturbed, f"{block.where}: {command[-1]}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr, f"{block.where}: {command[-1]}\n{done.stderr}"
+
+
+def test_the_target_that_is_written_on_its_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a package with the page's code and entry point is installed, which here is a folder on the path."""
+    page = ROOT / "docs" / "writing-a-target.md"
+    (code,) = (block for block in blocks(page, "python") if block.name is not None)
+    (entry,) = tomllib.loads(blocks(page, "toml")[0].text)["project"]["entry-points"].items()
+    (tmp_path / str(code.name)).write_text(code.text, encoding="utf-8")
+    package = tmp_path / "pt2_target-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: pt2-target\nVersion: 1.0\n")
+    points = "".join(f"{name} = {value}\n" for name, value in entry[1].items())
+    (package / "entry_points.txt").write_text(f"[{entry[0]}]\n{points}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "pt2" in list_targets()
+    assert get_exporter("pt2").summary == "torch.export's program (.pt2), for PyTorch"
