@@ -1,4 +1,5 @@
-"""The GitHub Action: what it declares, and its commands, run here in the order and the way in which GitHub runs them.
+"""The GitHub Action: what it declares, and its commands, run here in the order and the way in which GitHub runs them;
+and workflows, ours and the examples.
 
 What has ``uses:`` is not run but noted, with its values. ``python -m pip install`` and ``sudo`` are programs of the
 test that note what they are told; all else is real, but for ``deploykit check`` where a test says so.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from deploy_kit.cells.recipe import CellSpec
+from deploy_kit.cells.recipe import CellSpec, read_recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.check.findings import Checked, CheckReport, Finding, Kind, Level
+from deploy_kit.cli.app import app
+from deploy_kit.cli.sweep import check as check_sweep
+from deploy_kit.init import PRE_COMMIT, WORKFLOW, Start, render
 from deploy_kit.outcome import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -325,3 +331,99 @@ def test_it_passes_and_fails_as_deploykit_check_does(project: Path, environment:
     (cell,) = CheckReport.model_validate_json(Path(job.output("report")).read_text()).cells
     assert Kind.WORKS_TO_FAILS in {finding.kind for finding in cell.findings}
     assert "::error" in job.log
+
+
+# Workflows: the examples, this repository's own, and those that `deploykit init` writes.
+
+EXAMPLES = ROOT / "examples" / "ci"
+WRITTEN = render(Start("timm/x", ["executorch", "torchscript-lite"], weights="timm"), ROOT, pre_commit=True)
+WORKFLOWS = {
+    **{path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.yml") if path.name != "gitlab-ci.yml"},
+    "ci.yml": (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"),
+    "of init": WRITTEN[WORKFLOW],
+}
+
+
+def _steps(name: str) -> list[dict[str, Any]]:
+    return [step for job in yaml.safe_load(WORKFLOWS[name])["jobs"].values() for step in job["steps"]]
+
+
+def _understood(command: str) -> None:
+    """Let the command line take a command of deploykit's apart; nothing is run."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="deploykit")
+    name, *words = shlex.split(command)[1:]
+    group.commands[name].make_context(name, words, parent=context)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_has_steps_that_github_takes_and_may_only_read(name: str) -> None:
+    document = yaml.safe_load(WORKFLOWS[name])
+    assert document["permissions"]["contents"] == "read"
+    assert {"name", True, "jobs"} <= set(document)  # True is what YAML makes of `on`
+    for job in document["jobs"].values():
+        assert job["timeout-minutes"]
+    for step in _steps(name):
+        assert step["name"]
+        assert ("uses" in step) != ("run" in step)
+        if step.get("uses", "").startswith("OWNER/"):
+            assert set(step["with"]) <= set(ACTION["inputs"])
+        elif "uses" in step:
+            assert re.fullmatch(r"[\w-]+(/[\w-]+)+@v\d+", step["uses"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_commands_of_a_workflow_can_be_run(name: str) -> None:
+    for step in _steps(name):
+        command = step.get("run", "")
+        assert not EXPRESSION.search(command), step["name"]
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+        for line in command.splitlines():
+            if line.startswith("deploykit "):
+                _understood(line)
+
+
+def test_outputs_that_an_example_reads_are_there() -> None:
+    asked = re.findall(r"steps\.deploykit\.outputs\.(\w+)", WORKFLOWS["pull-request.yml"])
+    assert set(asked) == set(ACTION["outputs"])
+
+
+def test_the_example_for_gitlab_checks_and_shows_the_findings() -> None:
+    job = yaml.safe_load((EXAMPLES / "gitlab-ci.yml").read_text())["deploykit"]
+    (check,) = job["script"]
+    _understood(check)
+    assert job["artifacts"]["reports"]["junit"] in check
+    assert job["artifacts"]["when"] == "always"
+
+
+def test_examples_install_the_torch_that_deploykit_is_made_for() -> None:
+    found = set()
+    for path in EXAMPLES.iterdir():
+        found |= set(re.findall(r"torch==[\d.]+", path.read_text(encoding="utf-8")))
+    (torch,) = found
+    assert f'"{torch}"' in (ROOT / "pyproject.toml").read_text()
+    assert torch in WORKFLOWS["of init"]
+
+
+def test_the_example_of_a_lab_is_a_recipe() -> None:
+    recipe = read_recipe(EXAMPLES / "lab.toml")
+    assert recipe.latency is not None
+    assert recipe.bench is not None
+    check_sweep(recipe)
+
+
+def test_hooks_run_the_check_of_what_changed() -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    (example,) = yaml.safe_load((EXAMPLES / ".pre-commit-config.yaml").read_text())["repos"]
+    (written,) = yaml.safe_load(WRITTEN[PRE_COMMIT])["repos"]
+    assert example["hooks"][0]["id"] == hook["id"] == written["hooks"][0]["id"]
+    assert set(example["hooks"][0]["stages"]) <= set(hook["stages"])
+    for each in (hook, written["hooks"][0]):
+        _understood(each["entry"])
+        assert "--changed-only" in each["entry"]
+        assert each["pass_filenames"] is False
+
+
+def test_this_repository_runs_what_a_developer_runs() -> None:
+    assert [step["run"] for step in _steps("ci.yml") if "run" in step][-1] == ".ci/run"
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
