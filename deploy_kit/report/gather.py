@@ -220,10 +220,10 @@ class _Cells:
             if counted.counts:
                 found = self.of_record(counted.artifact)
                 found.counts[counted.artifact.sha256] = Count(count=counted.counts[-1], pins=counted.pins)
-        for model, target, reason in source.failed:
+        for model, target, device, reason in source.failed:
             places = [found for key, found in self.found.items() if key[:2] == (model, target)]
             for found in places or [self.at(model, target, "fp32")]:
-                found.failures.setdefault(source.name, reason)
+                found.failures.setdefault(device, reason)
 
     def _time(self, found: _Found, timing: Timing) -> None:
         same = (timing.sha256, timing.setup, timing.started, timing.p50_ms)

@@ -58,7 +58,8 @@
   });
 
   // Of a cell and a setup: the p50, whether it is valid, the energy, whether it is of another file. Numbers in words, as the tables have them.
-  const ms = (value) => (value >= 100 ? Math.round(value).toLocaleString("en") : Number(value.toPrecision(3)).toString());
+  const ms = (value) => (value >= 100 ? Math.round(value).toLocaleString("en") : value.toPrecision(3));
+  const round = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
   const size = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e3).toFixed(1)} kB`);
   const sci = (value) => value.toExponential(1);
   const percent = (value) => `${(100 * value).toFixed(1)}%`;
@@ -424,7 +425,7 @@
     const svg = make("svg", { viewBox: `0 0 ${width} ${bottom + 44}`, role: "img", "aria-label": `${heading}: ${points.length} cells; the tables have the figures` });
     for (const tick of axis.ticks) {
       svg.append(make("line", { x1: axis.at(tick), x2: axis.at(tick), y1: 0, y2: bottom, class: "grid" }));
-      svg.append(make("text", { x: axis.at(tick), y: bottom + 17, "text-anchor": "middle" }, show(tick).replace(/\.0(?=[^\d]|$)/, "")));
+      svg.append(make("text", { x: axis.at(tick), y: bottom + 17, "text-anchor": "middle" }, round(show(tick))));
     }
     svg.append(make("text", { x: (left + width) / 2, y: bottom + 38, "text-anchor": "middle", class: "strong" }, unit));
     let y = 6;
@@ -471,7 +472,7 @@
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${heading}: ${points.length} cells; the table has the figures` });
     for (const tick of across.ticks) {
       svg.append(make("line", { x1: across.at(tick), x2: across.at(tick), y1: 10, y2: height - 46, class: "grid" }));
-      svg.append(make("text", { x: across.at(tick), y: height - 28, "text-anchor": "middle" }, ms(tick)));
+      svg.append(make("text", { x: across.at(tick), y: height - 28, "text-anchor": "middle" }, round(ms(tick))));
     }
     for (const tick of up.ticks) {
       svg.append(make("line", { x1: 56, x2: width - 16, y1: up.at(tick), y2: up.at(tick), class: "grid" }));
@@ -572,7 +573,7 @@
     const svg = make("svg", { viewBox: `0 0 ${width} 226`, role: "img", "aria-label": `${heading} of ${shown.length} cells` });
     for (const tick of up.ticks) {
       svg.append(make("line", { x1: 64, x2: width, y1: up.at(tick), y2: up.at(tick), class: "grid" }));
-      svg.append(make("text", { x: 58, y: up.at(tick) + 4, "text-anchor": "end" }, show(tick)));
+      svg.append(make("text", { x: 58, y: up.at(tick) + 4, "text-anchor": "end" }, round(show(tick))));
     }
     const every = Math.ceil((data.runs.length * 52) / (width - 64));
     data.runs.forEach((run, index) => {

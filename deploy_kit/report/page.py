@@ -127,7 +127,9 @@ def _cell_view(cell: Cell, page: Page, runs: Mapping[str, int]) -> dict[str, Any
         "error": _short(now.max_relative_error) if now else None,
         "accuracy": _short(now.accuracy.share) if now and now.accuracy else None,
         "findings": 100 * levels.count("error") + 10 * levels.count("warning") + len(levels),
-        "devices": sorted({timing.device for timing in cell.timings} | set(cell.failures)),
+        "devices": sorted(
+            {timing.device for timing in cell.timings} | {device.split(", ")[0] for device in cell.failures}
+        ),
         "times": {
             str(page.setups.index(each.setup)): [
                 _short(each.p50_ms),

@@ -63,7 +63,7 @@ def _point(cell: Cell, setup: str, missing: _Missing) -> Point | None:
     if now is None or accuracy is None or not accuracy.total:
         missing.add("accuracy", now.unavailable.get("accuracy", UNASKED) if now else UNASKED, cell)
     timing = next((each for each in cell.current if each.setup == setup), None)
-    why = _why_no_latency(cell, timing)
+    why = _why_no_latency(cell, timing, setup)
     if why is not None:
         missing.add("latency", why, cell)
     if why is not None or now is None or accuracy is None or not accuracy.total or timing is None:
@@ -74,9 +74,10 @@ def _point(cell: Cell, setup: str, missing: _Missing) -> Point | None:
     return Point(cell=cell.id, accuracy=accuracy.share, latency_ms=timing.p50_ms, energy_mj=energy, front=False)
 
 
-def _why_no_latency(cell: Cell, timing: Timing | None) -> str | None:
+def _why_no_latency(cell: Cell, timing: Timing | None, setup: str) -> str | None:
     if timing is None:
-        return "; ".join(f"{device}: {why}" for device, why in cell.failures.items()) or UNMEASURED
+        reasons = [why for device, why in cell.failures.items() if f"{setup},".startswith(f"{device},")]
+        return "; ".join(reasons) or UNMEASURED
     if timing.outputs == "wrong":
         return WRONG
     if not timing.valid:

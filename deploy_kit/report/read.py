@@ -56,8 +56,8 @@ class Source:
     entries: list[Entry] = field(default_factory=list)
     checks: list[CheckReport] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
-    failed: list[tuple[str, str, str]] = field(default_factory=list)
-    """Model, target and reason of what could not be measured."""
+    failed: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Model, target, device and reason of what could not be measured."""
     counted: list[Counted] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -220,7 +220,7 @@ def _papers(results: Results, name: str) -> Source:
         if row.measurement is not None:
             source.measurements.append(row.measurement)
         elif row.failure is not None:
-            source.failed.append((row.model, row.target, row.failure.message))
+            source.failed.append((row.model, row.target, results.device.spec, row.failure.message))
     if not source.measurements and not source.failed:
         raise UserError(f"{name!r} has no measurement in it", fix="run `deploykit papers` to its end")
     source.notes.append(f"{name}: the published figures in it are not shown; its own figure.html has them")
