@@ -200,6 +200,8 @@ def planted(plant: Plant, scratch: Path) -> Row:
             return Row(plant.name, plant.kind, [], [], None, reason, time.perf_counter() - start)
         plant.change(folder)
         report = check(folder, cache)
+    except DeployKitError as error:
+        return Row(plant.name, plant.kind, [], [], False, str(error), time.perf_counter() - start)
     finally:
         shutil.rmtree(folder)
     return _row(plant.name, plant.kind, report, time.perf_counter() - start)
@@ -217,10 +219,14 @@ def unchanged(targets: Sequence[str], scratch: Path, *, first: bool) -> Row:
     """Check a project in which nothing was changed; the first check writes its baseline before."""
     start = time.perf_counter()
     folder, cache = scratch / "unchanged", scratch / "cache"
-    if first:
-        project(folder, scratch, targets, "fp32", "[latency]\niterations = 200\n", instructions=True)
-        check(folder, cache, "--update-baseline")
-    return _row("nothing", None, check(folder, cache), time.perf_counter() - start)
+    try:
+        if first:
+            project(folder, scratch, targets, "fp32", "[latency]\niterations = 200\n", instructions=True)
+            check(folder, cache, "--update-baseline")
+        report = check(folder, cache)
+    except DeployKitError as error:
+        return Row("nothing", "none", [], [], False, str(error), time.perf_counter() - start)
+    return _row("nothing", None, report, time.perf_counter() - start)
 
 
 def check(folder: Path, cache: Path, *options: str) -> CheckReport:
