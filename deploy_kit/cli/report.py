@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def command(
     history of runs, and of each cell its manifest, proof, conditions and the commands that repeat it. A measurement
     that is not valid is shown as such. With --json the same is also printed as data.
     """
+    from deploy_kit.cli import export
     from deploy_kit.report.gather import gather
     from deploy_kit.report.page import check_page, render, write_page
     from deploy_kit.report.read import default_sources, read_source
@@ -37,7 +39,7 @@ def command(
     check_page(out)
     found = [read_source(name) for name in dict.fromkeys(sources or default_sources())]
     words = ["deploykit", "report", *(source.name for source in found), "--out", str(out)]
-    page = gather(found, shlex.join(words))
+    page = gather(found, shlex.join(words), set(signature(export.command).parameters))
     written = write_page(out, render(page))
     for note in page.notes:
         print_note(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,9 +63,14 @@ class _Found:
     spec: CellSpec | None = None
 
 
-def gather(sources: Sequence[Source], command: str) -> Page:
-    """Everything in the sources, as a page has it."""
-    cells = _Cells(_names(sources))
+def gather(sources: Sequence[Source], command: str, options: Collection[str] | None = None) -> Page:
+    """Everything in the sources, as a page has it.
+
+    Args:
+        command: what makes the report again.
+        options: those that ``deploykit export`` takes, for the commands that make artifacts again; None is any.
+    """
+    cells = _Cells(_names(sources), options)
     runs: list[Run] = []
     for source in sources:
         runs += cells.add_entries(source)
@@ -119,8 +124,8 @@ def short_name(model: str) -> str:
 class _Cells:
     """The cells so far."""
 
-    def __init__(self, names: dict[str, str]):
-        self.names = names
+    def __init__(self, names: dict[str, str], options: Collection[str] | None):
+        self.names, self.options = names, options
         self.found: dict[Key, _Found] = {}
         self.findings: list[FoundHere] = []
         self.results: dict[str, set[tuple[str, str, str]]] = {}
@@ -187,7 +192,7 @@ class _Cells:
             artifact = Artifact(folder, manifest)
             record = record_of(artifact)
             found = self._place(manifest, record, folder)
-            found.manifests[record.sha256] = described(artifact), reproduce.of_manifest(manifest, folder)
+            found.manifests[record.sha256] = described(artifact), reproduce.of_manifest(manifest, folder, self.options)
             if not any(export.sha256 == record.sha256 for export in found.exports):
                 found.exports.append(_export_of(artifact, record.sha256, source.name))
 
@@ -209,7 +214,7 @@ class _Cells:
         except (DeployKitError, OSError):
             return
         if record_of(artifact).sha256 == sha256:
-            steps = reproduce.of_manifest(artifact.manifest, artifact.folder)
+            steps = reproduce.of_manifest(artifact.manifest, artifact.folder, self.options)
             found.manifests[sha256] = described(artifact), steps
 
     def add_measurements(self, source: Source) -> None:
@@ -237,7 +242,7 @@ class _Cells:
         timings = sorted(found.timings, key=lambda timing: moment(timing.started))
         newest = list({timing.setup: timing for timing in timings}.values())
         if not steps and found.spec is not None:
-            steps = reproduce.of_cell(found.spec)
+            steps = reproduce.of_cell(found.spec, self.options)
         model, target, precision, variant = found.key
         return Cell(
             id=_id(found.key),

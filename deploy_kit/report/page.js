@@ -60,7 +60,7 @@
   // Of a cell and a setup: the p50, whether it is valid, the energy, whether it is of another file. Numbers in words, as the tables have them.
   const ms = (value) => (value >= 100 ? Math.round(value).toLocaleString("en") : value.toPrecision(3));
   const round = (text) => text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
-  const size = (value) => (value >= 1e6 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e3).toFixed(1)} kB`);
+  const size = (value) => (value >= 1e6 ? `${(value / 1e6).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })} MB` : `${(value / 1e3).toFixed(1)} kB`);
   const sci = (value) => value.toExponential(1);
   const percent = (value) => `${(100 * value).toFixed(1)}%`;
   const time = (cell) => cell.times[state.setup];

@@ -13,7 +13,6 @@ from typing import Any, get_args
 from urllib.parse import quote
 
 from deploy_kit.benchmarks.markdown import replace
-from deploy_kit.cli.console import format_bytes
 from deploy_kit.disk import FULL
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.outcome import Outcome
@@ -215,7 +214,9 @@ def _counts(page: Page) -> dict[str, int]:
 
 
 def _bytes(value: int | None) -> str:
-    return DASH if value is None else format_bytes(value)
+    if value is None:
+        return DASH
+    return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
 
 
 def _ms(value: float | None) -> str:

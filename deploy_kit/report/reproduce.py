@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ NO_FLAG = "export has no option for {}: put it into a recipe under [options.{}]"
 MEMORY = "it was made from a module in memory: only the program that made it can make it again"
 
 
-def of_cell(cell: CellSpec) -> list[Step]:
-    """How a cell of a recipe is exported alone, and checked."""
+def of_cell(cell: CellSpec, known: Collection[str] | None = None) -> list[Step]:
+    """How a cell of a recipe is exported alone; ``known`` are the options of ``export``, None says that all are."""
     of_model = cell.of_model
     flags = {
         "weights": of_model.weights,
@@ -29,12 +27,12 @@ def of_cell(cell: CellSpec) -> list[Step]:
         "num_classes": of_model.num_classes,
         "seed": of_model.seed or None,
     }
-    words, note = _export(cell.model, cell.target, flags, cell.options)
+    words, note = _export(cell.model, cell.target, flags, cell.options, known)
     return [Step(what="Export and prove it", command=words, note=note)]
 
 
-def of_manifest(manifest: Manifest, folder: Path) -> list[Step]:
-    """How an artifact is made again, and proven again."""
+def of_manifest(manifest: Manifest, folder: Path, known: Collection[str] | None = None) -> list[Step]:
+    """How an artifact is made again, and proven again; ``known`` as for `of_cell`."""
     model = manifest.model
     verify = Step(what="Prove the artifact again", command=shlex.join(["deploykit", "verify", str(folder)]))
     if model.source == "module":
@@ -52,7 +50,7 @@ def of_manifest(manifest: Manifest, folder: Path) -> list[Step]:
         "approximate": model.approximation.name if model.approximation else None,
     }
     changed = _changed(manifest.target, manifest.options)
-    words, note = _export(model.source, manifest.target, flags, changed)
+    words, note = _export(model.source, manifest.target, flags, changed, known)
     return [Step(what="Export and prove it", command=words, note=note), verify]
 
 
@@ -61,11 +59,13 @@ def of_timings(timings: Sequence[Timing]) -> list[Step]:
     return [Step(what=f"Measure it on {each.setup}", command=each.command) for each in timings if each.command]
 
 
-def _export(model: str, target: str, flags: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, str]:
+def _export(
+    model: str, target: str, flags: Mapping[str, Any], options: Mapping[str, Any], known: Collection[str] | None
+) -> tuple[str, str]:
     """The command, and what it cannot say."""
     words = ["deploykit", "export", model, "--target", target]
     given = {**flags, **options}
-    unknown = [name for name in options if name not in _flags()]
+    unknown = [name for name in options if known is not None and name not in known]
     for name, value in given.items():
         if name not in unknown:
             words += _words(name, value)
@@ -93,11 +93,3 @@ def _changed(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
     except DeployKitError:
         usual = {}
     return {name: value for name, value in options.items() if value != usual.get(name)}
-
-
-@cache
-def _flags() -> frozenset[str]:
-    """The parameters of ``deploykit export``."""
-    from deploy_kit.cli import export
-
-    return frozenset(inspect.signature(export.command).parameters)

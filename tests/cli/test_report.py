@@ -6,16 +6,21 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from deploy_kit.artifact import Artifact, open_artifact
+from deploy_kit.cli import export
 from deploy_kit.report import reproduce
 from tests.cli.support import Ended
 from tests.report.support import check_of, result_of, spec_of
 
 Run = Callable[..., Ended]
+
+OPTIONS = signature(export.command).parameters
+"""What `deploykit export` takes."""
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def test_a_mistake_is_one_error_and_leaves_what_was_there(
 
 @pytest.mark.slow
 def test_the_command_that_it_shows_makes_the_same_artifact(deploykit: Run, folder: Path, tiny_onnx: Artifact) -> None:
-    steps = reproduce.of_manifest(tiny_onnx.manifest, tiny_onnx.folder)
+    steps = reproduce.of_manifest(tiny_onnx.manifest, tiny_onnx.folder, OPTIONS)
     assert "simplify = False" in steps[0].note
     words = shlex.split(steps[0].command)
     assert words[:2] == ["deploykit", "export"]
@@ -80,7 +85,7 @@ def test_the_command_that_it_shows_makes_the_same_artifact(deploykit: Run, folde
 
 def test_the_command_of_a_cell_has_its_options_and_says_which_it_cannot_have() -> None:
     spec = spec_of("edgevit_xxs", precision="fp16", opset=20, keep_fp32=["a", "b"], simplify=False)
-    (step,) = reproduce.of_cell(spec)
+    (step,) = reproduce.of_cell(spec, OPTIONS)
     assert step.command == "deploykit export edgevit_xxs --target onnx --opset 20 --keep-fp32 a --keep-fp32 b"
     assert "simplify = False" in step.note
 

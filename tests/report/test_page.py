@@ -24,6 +24,7 @@ from tests.report.support import (
     result_of,
     spec_of,
 )
+from tests.support import TINY
 
 LARGEST = 5_000_000
 
@@ -140,11 +141,17 @@ def test_a_measurement_that_is_not_valid_says_so_wherever_its_figure_is() -> Non
 
 def test_a_cell_has_its_proof_conditions_and_the_commands_that_repeat_it(tiny_onnx: Artifact) -> None:
     text = Elements(rendered(Source("here", "artifacts", manifests=[(tiny_onnx.folder, tiny_onnx.manifest)]))).text
-    assert "Passed , by onnxruntime" in text or "Passed, by onnxruntime" in text
-    assert "deploykit export tests.support:tiny --target onnx --input-size 1x3x16x16" in text or "--input-size" in text
+    assert "Passed, by onnxruntime" in text
+    assert "at most 20 times float32's own error" in text
+    shape = "x".join(map(str, tiny_onnx.manifest.model.input_shapes[0]))
+    assert f"deploykit export {TINY} --target onnx --input-size {shape}" in text
     assert f"deploykit verify {tiny_onnx.folder}" in text
-    assert "simplify = False" in text
     assert tiny_onnx.manifest.files[0].sha256 in text
+    result = result_of(spec_of())
+    measured = measurement_of(record_of_cell(result), command="deploykit bench it --iterations 50")
+    text = Elements(rendered(Source("s", "store", entries=[entry_of(result, measurements=[measured])]))).text
+    assert "hottest sensor 36 °C before, 36 °C after" in text
+    assert "deploykit bench it --iterations 50" in text
 
 
 def test_what_is_absent_is_said_to_be_absent() -> None:
