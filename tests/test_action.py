@@ -427,3 +427,9 @@ def test_hooks_run_the_check_of_what_changed() -> None:
 def test_this_repository_runs_what_a_developer_runs() -> None:
     assert [step["run"] for step in _steps("ci.yml") if "run" in step][-1] == ".ci/run"
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_page_on_ci_has_every_input_and_output() -> None:
+    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    for name in (*ACTION["inputs"], *ACTION["outputs"]):
+        assert f"`{name}`" in page
