@@ -56,14 +56,21 @@ NAME = re.compile(r"[\w.-][\w ./-]{2,199}")
 
 
 @dataclass(frozen=True)
-class Module:
-    """A source file: the modules that it may import, the strings in it that may name files, its decorated functions."""
+class Source:
+    """What is in a source file: the modules that it may import, strings that may name files, decorated functions."""
 
-    path: Path
-    sha256: str
     imports: tuple[str, ...]
     words: tuple[str, ...]
     decorated: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file that was found."""
+
+    path: Path
+    sha256: str
+    source: Source
 
 
 @dataclass
@@ -91,6 +98,7 @@ class Keys:
         self._without = tuple(f"{PACKAGE}.{part}" for part in (COUNTING if recipe.instructions else WITHOUT))
         self._specs: dict[str, ModuleSpec | None] = {}
         self._modules: dict[str, Module | None] = {}
+        self._names: dict[Path, set[str]] = {}
         self._parts: dict[str, Found] = {}
         self._code: dict[tuple[str, bool], str] = {}
         self._contents: dict[Path, str] = {}
@@ -152,11 +160,11 @@ class Keys:
     def _registering(self) -> dict[str, frozenset[str]]:
         """The modules of reference models, with the names of the functions that are decorated in them."""
         package = self._read(MODELS)
-        modules = {name: self._read(name) for name in (package.imports if package else ())}
+        modules = {name: self._read(name) for name in (package.source.imports if package else ())}
         return {
-            name: module.decorated
+            name: module.source.decorated
             for name, module in modules.items()
-            if module is not None and f"{MODELS}.registry.register" in module.imports
+            if module is not None and f"{MODELS}.registry.register" in module.source.imports
         }
 
     # Code.
@@ -202,7 +210,9 @@ class Keys:
         module = self._read(name)
         if module is None:
             return Found()
-        found = Found({} if name == MODELS else {name: module.sha256}, imports=[*_packages(name), *module.imports])
+        found = Found(
+            {} if name == MODELS else {name: module.sha256}, imports=[*_packages(name), *module.source.imports]
+        )
         for path in self._named(name, module):
             beside = _name_of(path, name, module)
             if beside is None:
@@ -223,11 +233,7 @@ class Keys:
         return all(re.search(r"[/\\](site|dist)-packages[/\\]", place or "") for place in places)
 
     def _versions(self, top: str) -> dict[str, str]:
-        return {name: _version(name) for name in self._distributions.get(top, ())} or {top: "of no distribution"}
-
-    @cached_property
-    def _distributions(self) -> dict[str, list[str]]:
-        return {name: sorted(set(names)) for name, names in packages_distributions().items()}
+        return {name: _version(name) for name in _distributions().get(top, ())} or {top: "of no distribution"}
 
     def _spec(self, name: str) -> ModuleSpec | None:
         """Where a module is, as an import in the current folder finds it; nothing is imported."""
@@ -248,21 +254,28 @@ class Keys:
         if name not in self._modules:
             spec = self._spec(name)
             path = None if spec is None or spec.origin is None else Path(spec.origin)
-            is_source = path is not None and path.suffix == ".py" and path.is_file()
-            is_package = spec is not None and spec.submodule_search_locations is not None
-            self._modules[name] = _parse(path, name, is_package=is_package) if is_source and path else None
+            self._modules[name] = None
+            if spec is not None and path is not None and path.suffix == ".py" and path.is_file():
+                content = path.read_bytes()
+                source = _parse(content, name, spec.submodule_search_locations is not None)
+                self._modules[name] = Module(path, hashlib.sha256(content).hexdigest(), source)
         return self._modules[name]
 
     def _named(self, name: str, module: Module) -> Iterator[Path]:
         """The files that a module's strings name: beside it, in the current folder, or of this package's data."""
         ours = name.partition(".")[0] == PACKAGE
-        for word in module.words:
-            for folder in (module.path.parent,) if ours else (module.path.parent, Path.cwd()):
-                if os.path.isfile(folder / word) and word not in IN_MODELS:
-                    yield folder / word
-                    break
-            else:
-                yield from self._data.get(word, ()) if ours else ()
+        folders = [module.path.parent] if ours else [module.path.parent, Path.cwd()]
+        for word in module.source.words:
+            found = next((folder / word for folder in folders if self._is_file(folder, word)), None)
+            if found is not None and word not in IN_MODELS:
+                yield found
+            elif found is None and ours:
+                yield from self._data.get(word, ())
+
+    def _is_file(self, folder: Path, word: str) -> bool:
+        if folder not in self._names:
+            self._names[folder] = {each.name for each in os.scandir(folder)}
+        return word.partition("/")[0] in self._names[folder] and os.path.isfile(folder / word)
 
     @cached_property
     def _data(self) -> dict[str, list[Path]]:
@@ -336,8 +349,8 @@ def _name_of(path: Path, name: str, module: Module) -> str | None:
     return f"{package}.{path.stem}" if package else path.stem
 
 
-def _parse(path: Path, name: str, *, is_package: bool) -> Module:
-    content = path.read_bytes()
+@cache
+def _parse(content: bytes, name: str, is_package: bool) -> Source:
     imports: dict[str, None] = {}
     words: dict[str, None] = {}
     package = name if is_package else name.rpartition(".")[0]
@@ -356,7 +369,7 @@ def _parse(path: Path, name: str, *, is_package: bool) -> Module:
     names = tuple(word for word in words if NAME.fullmatch(word))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     decorated = frozenset(node.name for node in functions if node.decorator_list)
-    return Module(path, hashlib.sha256(content).hexdigest(), tuple(imports), names, decorated)
+    return Source(tuple(imports), names, decorated)
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -388,6 +401,12 @@ def _imported(node: ast.AST, package: str) -> Iterable[str]:
         if called in ("import_module", "__import__") and isinstance(first, ast.Constant):
             return [str(first.value)]
     return []
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    """The distributions that have a top-level module."""
+    return {name: sorted(set(names)) for name, names in packages_distributions().items()}
 
 
 @cache

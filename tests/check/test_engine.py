@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.cells.recipe import CellSpec, Recipe, make_recipe
+from deploy_kit.cells.result import CellResult
+from deploy_kit.check import engine
+from deploy_kit.check.baseline import Baseline
+from deploy_kit.check.engine import Settings, check, check_cell, new_baseline, tidy
+from deploy_kit.check.findings import Kind
+from deploy_kit.check.latency import Timing
+from deploy_kit.outcome import Outcome
+from tests.check.fakes import failing, working
+
+Make = Callable[[CellSpec], CellResult]
+
+
+class Exports:
+    """Stands for exports: makes results, with an artifact where they work, and counts what was asked for."""
+
+    def __init__(self, artifact: Artifact):
+        self.artifact = artifact
+        self.asked: list[str] = []
+        self.how: list[dict[str, Any]] = []
+        self.make: Make = lambda cell: working(cell)
+
+    def __call__(self, cell: CellSpec, folder: Path, **how: Any) -> CellResult:
+        self.asked.append(cell.id)
+        self.how.append(how)
+        result = self.make(cell)
+        if result.works:
+            shutil.copytree(self.artifact.folder, folder)
+        return result
+
+
+@pytest.fixture
+def exports(tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch) -> Exports:
+    stands = Exports(tiny_onnx)
+    monkeypatch.setattr(engine, "run_cell", stands)
+    return stands
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(cache_folder=tmp_path / "cache", changed_only=True)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        Path(f"net_{name}.py").write_text("x = 1\n")
+    return make_recipe({"models": ["net_a:net", "net_b:net"], "targets": ["onnx"]}, tmp_path)
+
+
+A, B = "net_a:net/onnx/fp32", "net_b:net/onnx/fp32"
+
+
+def test_what_has_not_changed_is_not_exported_again(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    cold = check(recipe, None, settings)
+    assert sorted(exports.asked) == [A, B]
+    baseline = new_baseline(cold, recipe, None, settings)
+    exports.asked.clear()
+    warm = check(recipe, baseline, settings)
+    assert exports.asked == []
+    assert [(each.result.cell.id, each.cached, each.findings) for each in warm.cells] == [(A, True, []), (B, True, [])]
+    assert all(each.artifact is not None and each.artifact.is_dir() for each in warm.cells)
+    Path("net_a.py").write_text("x = 2\n")
+    after = check(recipe, baseline, settings)
+    assert exports.asked == [A]
+    assert [each.cached for each in after.cells] == [False, True]
+
+
+def test_without_changed_only_everything_is_exported_again(
+    recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    check(recipe, None, settings)
+    check(recipe, None, Settings(cache_folder=settings.cache_folder))
+    assert sorted(exports.asked) == [A, A, B, B]
+
+
+def test_a_cell_is_compared_with_what_is_expected_of_it(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    baseline = new_baseline(check(recipe, None, settings), recipe, None, settings)
+    Path("net_b.py").write_text("x = 2\n")
+    exports.make = failing_of = lambda cell: failing(spec=cell)
+    report = check(recipe, baseline, settings, called="b.json")
+    assert (report.passed, report.baseline) == (False, "b.json")
+    assert [[finding.kind for finding in each.findings] for each in report.cells] == [[], [Kind.WORKS_TO_FAILS]]
+    assert report.cells[1].artifact is None
+    # A failure that is not expected gets another try; one that is expected does not.
+    exports.asked.clear()
+    check(recipe, baseline, settings)
+    assert exports.asked == [B]
+    expected = new_baseline(report, recipe, baseline, settings)
+    assert check(recipe, expected, settings).passed
+    assert exports.asked == [B]
+    assert failing_of is exports.make
+
+
+def test_what_the_recipe_no_longer_has_is_found_where_it_is_whole(
+    recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    baseline = new_baseline(check(recipe, None, settings), recipe, None, settings)
+    part = recipe.model_copy(update={"models": ("net_a:net",)})
+    assert [each.kind for each in check(part, baseline, settings).findings] == [Kind.GONE_CELL]
+    report = check(part, baseline, settings, whole=False)
+    assert report.findings == []
+    assert set(new_baseline(report, part, baseline, settings, whole=False).cells) == {A, B}
+    assert set(new_baseline(report, part, baseline, settings).cells) == {A}
+
+
+def test_progress_has_counts_times_and_what_is_left(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    said: list[str] = []
+    check(recipe, None, settings, said.append)
+    assert said[0] == "0 of 2 cells are unchanged"
+    assert said[1].startswith(f"[1/2] {A}: ok, 3.0 s; about 0 s left")
+    assert said[2].startswith(f"[2/2] {B}: ok, 3.0 s")
+    assert "left" not in said[2]
+
+
+def test_a_recipe_decides_how_cells_are_run(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    document = {
+        "models": recipe.models,
+        "targets": ["onnx"],
+        "limit": 77,
+        "instructions": True,
+        "accuracy": {"data": "d.safetensors", "models": ["net_b:net"]},
+    }
+    check(make_recipe(document, Path.cwd()), None, settings)
+    how = dict(zip(exports.asked, exports.how, strict=True))
+    assert [how[each]["limit"] for each in (A, B)] == [77, 77]
+    assert [how[each]["accuracy"] for each in (A, B)] == [None, Path.cwd() / "d.safetensors"]
+    assert how[A]["instructions"]
+    assert how[A]["references"] != how[B]["references"]
+
+
+def test_what_is_done_is_kept_when_the_rest_is_ended(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    def make(cell: CellSpec) -> CellResult:
+        if cell.id == B:
+            raise OSError(28, "No space left on device")
+        return working(cell)
+
+    exports.make = make
+    with pytest.raises(OSError, match="No space"):
+        check(recipe, None, settings)
+    exports.make = lambda cell: working(cell)
+    exports.asked.clear()
+    check(recipe, None, settings)
+    assert exports.asked == [B]
+    assert list((settings.cache_folder / "work").iterdir()) == []
+
+
+def test_ctrl_c_ends_what_is_at_work(
+    recipe: Recipe, settings: Settings, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    monkeypatch.setattr(engine.Stop, "ask", lambda self: asked.set())
+
+    def make(cell: CellSpec) -> CellResult:
+        if cell.id == A:
+            return working(cell)
+        assert asked.wait(30)
+        return working(cell)
+
+    exports.make = make
+
+    def announce(text: str) -> None:
+        if text.startswith("[1/2]"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(recipe, None, Settings(settings.cache_folder, jobs=2), announce)
+    assert asked.is_set()
+    exports.asked.clear()
+    check(recipe, None, settings)
+    assert exports.asked == [B]
+
+
+def test_latency_is_compared_after_all_exports(
+    recipe: Recipe, settings: Settings, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = exports.asked
+
+    def time_against(known: object, checked: Any, *_: object, **__: object) -> Timing:
+        assert checked.artifact.is_dir()
+        order.append(f"timed {checked.result.cell.id}")
+        return Timing()
+
+    monkeypatch.setattr(engine.latency, "time_against", time_against)
+    check(make_recipe({"models": recipe.models, "targets": ["onnx"], "latency": {}}, Path.cwd()), None, settings)
+    assert sorted(order[:2]) == [A, B]
+    assert order[2:] == [f"timed {A}", f"timed {B}"]
+
+
+def test_a_cell_can_be_checked_alone(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    first, _ = recipe.cells()
+    cold = check_cell(first, recipe, Baseline(cells={}), settings)
+    warm = check_cell(first, recipe, Baseline(cells={}), settings)
+    assert (cold.cached, warm.cached) == (False, True)
+    assert cold.key == warm.key
+    assert [finding.kind for finding in warm.findings] == [Kind.NEW_CELL]
+    assert warm.artifact is not None
+    assert exports.asked == [A]
+
+
+def test_the_cache_is_no_larger_than_its_limit_in_the_end(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    report = check(recipe, None, settings)
+    small = Settings(settings.cache_folder, cache_limit_bytes=1)
+    assert [each.artifact for each in tidy(report, None, small).cells] == [None, None]
+    assert list((settings.cache_folder / "cells").iterdir()) == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.TOO_SLOW])
+def test_one_that_crashes_or_hangs_is_tried_again_even_where_it_is_expected(
+    outcome: Outcome, recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    exports.make = lambda cell: failing(outcome, spec=cell)
+    baseline = new_baseline(check(recipe, None, settings), recipe, None, settings)
+    exports.asked.clear()
+    assert check(recipe, baseline, settings).passed
+    assert sorted(exports.asked) == [A, B]
