@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.exceptions import TyperException
 
+from deploy_kit.artifact import Artifact
 from deploy_kit.cells.recipe import installed_targets, make_recipe
 from deploy_kit.cli.app import app
 from deploy_kit.exporters import get_exporter, list_targets
+from deploy_kit.exporters.mobile.interpreter import find_interpreter
 from tests.docs.support import PAGES, ROOT, Block, Line, blocks, commands, lines
 
 WRITTEN_BY_SUITES = {"compatibility.md", "models.md"}
@@ -63,6 +66,12 @@ def _parse(words: list[str]) -> None:
         command.make_context("deploykit", list(words), parent=context)
 
 
+@pytest.mark.parametrize("words", [["exprt", "edgevit_s"], ["export", "edgevit_s", "--targt", "onnx"], ["run", "a"]])
+def test_a_command_that_cannot_be_would_be_found(words: list[str]) -> None:
+    with pytest.raises((AssertionError, TyperException)):
+        _parse(words)
+
+
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_its_toml_is_right(page: Path) -> None:
     for block in blocks(page, "toml"):
@@ -100,6 +109,19 @@ def _run(command: list[str], code: int, block: Block, folder: Path) -> None:
     disturbed = measured and done.returncode == 1 and "note: " in done.stderr
     assert done.returncode == code or disturbed, f"{block.where}: {command[-1]}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr, f"{block.where}: {command[-1]}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_mobile_interpreter_runs_the_program_of_its_page(tiny_lite: Artifact, tmp_path: Path) -> None:
+    interpreter = find_interpreter()
+    if interpreter.python == sys.executable:
+        pytest.skip("there is no interpreter of the phones' generation (Debian: python3-torch)")
+    (code,) = (each for each in blocks(ROOT / "docs" / "targets" / "torchscript-lite.md") if each.name == "lite.py")
+    (tmp_path / "lite.py").write_text(code.text, encoding="utf-8")
+    command = [interpreter.python, "lite.py", str(tiny_lite.main_file), "1,3,32,32"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "torch.Size([1, 10])\n"
 
 
 def test_the_target_that_is_written_on_its_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
