@@ -56,12 +56,6 @@ BUSY_S = 30.0
 CONNECT_S = 10
 """Seconds that a server has to answer."""
 
-RENEWED_S = 10.0
-"""Seconds between two signs of life of a worker."""
-
-LOST_S = 90.0
-"""Seconds without a sign of life after which a worker is lost; of one on this machine the system knows at once."""
-
 EXPORT = ""
 """The device of an export's unit; its number of threads is 0."""
 
@@ -81,7 +75,7 @@ _runs = Table(
     Column("decides", String(64), nullable=False, index=True),
     Column("finished", String(40)),
 )
-_units = Table(
+units_table = Table(
     "deploykit_units",
     _tables,
     Column("run", ForeignKey("deploykit_runs.id"), primary_key=True),
@@ -97,7 +91,7 @@ _units = Table(
     Column("artifact", Text),
     Column("document", Text),
 )
-_workers = Table(
+workers_table = Table(
     "deploykit_workers",
     _tables,
     Column("id", String(120), primary_key=True),
@@ -250,8 +244,7 @@ class Store:
     def prepare(self) -> None:
         """Make the tables that are not there; see `open_store`."""
         with self.transaction() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(7225443)"))  # two programs may come at once
+            _alone(connection)
             _schema.create(connection, checkfirst=True)
             version = connection.execute(select(_schema.c.version)).scalar()
             if version is None:
@@ -266,22 +259,36 @@ class Store:
 
     def begin(self, kind: Kind, commit: str | None, host: str, recipe: Recipe, decides: str = "") -> str:
         """Begin a run; the name that it is known by, which sorts by time."""
-        now = datetime.now(UTC)
-        run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        row = {"kind": kind, "created": _iso(now), "commit": commit, "host": host, "decides": decides}
         with self.transaction() as connection:
-            connection.execute(insert(_runs).values(id=run, recipe=recipe.model_dump_json(), **row))
-        return run
+            return _begun(connection, kind, commit, host, recipe, decides)
+
+    def go_on(
+        self, kind: Kind, commit: str | None, host: str, recipe: Recipe, decides: str, *, finished: bool = False
+    ) -> tuple[str, bool]:
+        """The last run that the same decides, if it is not finished, or a new one; and whether it is new.
+
+        Args:
+            finished: take the last one also if it is finished, which it then is no more.
+        """
+        with self.transaction() as connection:
+            _alone(connection)
+            same = select(_runs).where(_runs.c.kind == kind, _runs.c.decides == decides)
+            last = connection.execute(same.order_by(_runs.c.created.desc()).limit(1)).mappings().one_or_none()
+            if last is None or (last["finished"] is not None and not finished):
+                return _begun(connection, kind, commit, host, recipe, decides), True
+            connection.execute(update(_runs).where(_runs.c.id == last["id"]).values(finished=None))
+            return str(last["id"]), False
 
     def finish(self, run: str) -> None:
         """Say that all of a run is done."""
         with self.transaction() as connection:
             connection.execute(update(_runs).where(_runs.c.id == run).values(finished=_iso()))
 
-    def resume(self, run: str) -> None:
-        """Say that not all of a run is done."""
+    def forget_artifacts(self, run: str, host: str) -> None:
+        """Say that a host has no artifacts of a run any more."""
+        those = (units_table.c.run == run) & (units_table.c.host == host)
         with self.transaction() as connection:
-            connection.execute(update(_runs).where(_runs.c.id == run).values(finished=None))
+            connection.execute(update(units_table).where(those).values(artifact=None))
 
     def runs(self) -> list[Run]:
         """All runs, the oldest first."""
@@ -298,7 +305,7 @@ class Store:
         rows = [_of_entry(entry, unit) for unit in _units_of(entry)]
         try:
             with self.transaction() as connection:
-                connection.execute(insert(_units), rows)
+                connection.execute(insert(units_table), rows)
         except IntegrityError as error:
             raise UserError(
                 f"the run {entry.run} has a result of {entry.result.cell.id} already, or there is no such run"
@@ -328,10 +335,24 @@ class Store:
 
     def units(self, run: str) -> list[Unit]:
         """What is done of a run, in the order in which it was done."""
-        done = select(_units).where(_units.c.run == run, _units.c.document.is_not(None))
+        done = select(units_table).where(units_table.c.run == run, units_table.c.document.is_not(None))
         with self.transaction(writes=False) as connection:
-            rows = connection.execute(done.order_by(_units.c.created, _units.c.cell)).mappings().all()
+            rows = connection.execute(done.order_by(units_table.c.created, units_table.c.cell)).mappings().all()
         return [_unit(row) for row in rows]
+
+
+def _alone(connection: Connection) -> None:
+    """Let no other program do at the same time what follows in this transaction; SQLite has one that writes anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7225443)"))
+
+
+def _begun(connection: Connection, kind: Kind, commit: str | None, host: str, recipe: Recipe, decides: str) -> str:
+    now = datetime.now(UTC)
+    run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    row = {"kind": kind, "created": _iso(now), "commit": commit, "host": host, "decides": decides}
+    connection.execute(insert(_runs).values(id=run, recipe=recipe.model_dump_json(), **row))
+    return run
 
 
 def _unit(row: Any) -> Unit:
@@ -368,12 +389,12 @@ def _units_of(entry: Entry) -> list[Unit]:
 
 
 def _of_entry(entry: Entry, unit: Unit) -> dict[str, Any]:
-    return {"run": entry.run, "cell": unit.key.cell, "device": unit.key.device, "threads": unit.key.threads} | _row(
-        unit
-    )
+    key = unit.key
+    return {"run": entry.run, "cell": key.cell, "device": key.device, "threads": key.threads, **columns_of(unit)}
 
 
-def _row(unit: Unit) -> dict[str, Any]:
+def columns_of(unit: Unit) -> dict[str, Any]:
+    """The columns of a unit that is done, but for its key."""
     return {
         "worker": None,
         "created": unit.created,
