@@ -330,22 +330,28 @@
   const solid = (index) => ({ fill: colour(index), "fill-opacity": 0.75, stroke: colour(index), "stroke-width": 1 });
   const hollow = (index) => ({ fill: "none", stroke: colour(index), "stroke-width": 1.4, "stroke-dasharray": "2 2" });
 
+  // Those values whose labels have room beside each other.
+  function apart(ticks, at, room) {
+    const kept = [];
+    for (const tick of ticks) if (!kept.length || Math.abs(at(tick) - at(kept[kept.length - 1])) >= room) kept.push(tick);
+    return kept;
+  }
+
   function scale(values, low, high, logarithmic) {
     let first = Math.min(...values);
     let last = Math.max(...values);
     if (logarithmic) {
       first /= 1.25;
       last *= 1.25;
-      const ticks = [];
-      for (let power = Math.floor(Math.log10(first)); power <= Math.ceil(Math.log10(last)); power += 1) {
-        for (const step of last / first > 300 ? [1] : [1, 2, 5]) {
-          const tick = step * 10 ** power;
-          if (tick >= first && tick <= last) ticks.push(tick);
-        }
-      }
-      const every = Math.ceil(ticks.length / 9);
+      const ticksAt = (steps) => {
+        const powers = [];
+        for (let power = Math.floor(Math.log10(first)); power <= Math.ceil(Math.log10(last)); power += 1) powers.push(power);
+        return powers.flatMap((power) => steps.map((step) => step * 10 ** power)).filter((tick) => tick >= first && tick <= last);
+      };
+      const choices = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], Array.from({ length: 90 }, (_, index) => 1 + index / 10)];
+      const ticks = choices.map(ticksAt).find((found, index) => found.length >= 3 || index === 3);
       const at = (value) => low + ((Math.log(value) - Math.log(first)) / (Math.log(last) - Math.log(first))) * (high - low);
-      return { at, ticks: ticks.filter((_, index) => index % every === 0) };
+      return { at, ticks: apart(ticks, at, low < high ? 60 : 24) };
     }
     const room = (last - first || Math.abs(last) || 1) * 0.08;
     [first, last] = [first - room, last + room];

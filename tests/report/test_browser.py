@@ -127,6 +127,7 @@ VIEWS = ("overview", "cells", "measurements", "plots", "pareto", "history", "sou
 @pytest.mark.parametrize("width", [1280, 400])
 def test_every_view_opens_and_none_is_wider_than_the_screen(width: int, opened: Open) -> None:
     found = opened(width=width)
+    assert found.page.eval_on_selector("#matrix tbody th", "head => head.clientWidth > 80")
     for view in VIEWS:
         found.page.click(f"nav a[href='#{view}']")
         assert found.page.is_visible(f"#{view}")
@@ -264,7 +265,9 @@ def test_plots_have_a_mark_for_each_figure_and_follow_the_filters(opened: Open) 
         if text != DASH
     ]
     assert found.page.locator(marks).count() == len(with_size)
-    assert "logarithmic" in found.page.text_content("#plot-latency svg")
+    for plot in ("latency", "size", "error"):
+        assert "logarithmic" in found.page.text_content(f"#plot-{plot} svg")
+        assert found.page.locator(f"#plot-{plot} text[text-anchor=middle]").count() >= 3
     found.page.select_option("[name=target]", "onnx")
     assert 0 < found.page.locator(marks).count() <= 12
     found.page.locator(marks).first.hover()
