@@ -76,14 +76,9 @@ class Cells:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """Add the cells where the recipe is not in the folders that were collected, and nobody chose of them."""
-        chosen = any(_path(session.config, argument) == self.path for argument in session.config.args)
-        if not chosen and not any(isinstance(item, CellItem) for item in items):
+        """Add the cells, where the recipe is not in what was collected."""
+        if not any(isinstance(item, CellItem) for item in items):
             items.extend(session.genitems(RecipeFile.of(self, session)))
-
-
-def _path(config: pytest.Config, argument: str) -> Path:
-    return (config.invocation_params.dir / argument.split("::")[0]).resolve()
 
 
 class RecipeFile(pytest.File):
