@@ -1,0 +1,200 @@
+"""Hosts of a real Ray cluster on this machine, two of them with phones: the real adb, and daemons of the tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy_kit.artifact import Artifact
+from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
+from deploy_kit.outcome import Outcome
+from deploy_kit.sweep import ray_hosts as module
+from deploy_kit.sweep.drive import Progress, sweep
+from deploy_kit.sweep.ray_hosts import pack, ray_hosts, unpack
+from deploy_kit.sweep.store import Store, open_store
+from tests.benchmarks.support import runner_document
+from tests.cli.support import ROOT
+from tests.devices.adbd import Daemon, device_program
+from tests.devices.test_adb import DUMPS, PROPERTIES
+from tests.sweep.fakes import ARTIFACT, KILLING, PHONES, recipe_of
+
+DOCUMENT = runner_document([10_000 + (index * 7 % 13) for index in range(50)], warmup_ns=[11_000] * 10)
+
+RUNNER = """#!/bin/sh
+for word; do result="$word"; done
+exec 9>>USED
+flock -n 9 || echo clash >> CLASHES
+sleep 0.7 9>&-
+cat > "$result" <<'END'
+DOCUMENT
+END
+"""
+"""A runner that takes a while, and tells of another one that is at work on any phone of its own file."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path}/s.db")
+    yield opened
+    opened.close()
+
+
+def test_an_artifact_travels_as_it_is_and_stays_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "a/package").mkdir(parents=True)
+    (tmp_path / "a/package/weights.bin").write_bytes(b"\0\1")
+    (tmp_path / "a/manifest.json").write_text("{}")
+    unpack(pack(tmp_path / "a"), tmp_path / "b")
+    assert (tmp_path / "b/package/weights.bin").read_bytes() == b"\0\1"
+    assert (tmp_path / "b/manifest.json").read_text() == "{}"
+    with pytest.raises(DeployKitError, match="outside of its artifact"):
+        unpack({"../c": b""}, tmp_path / "b")
+    assert not (tmp_path / "c").exists()
+
+
+def test_without_ray_the_command_for_it_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError) as found:
+        sweep(recipe_of("a"), store, hosts=partial(ray_hosts, address="local"), work=KILLING)
+    assert found.value.fix == "pip install 'deploy-kit[ray]'"
+    assert store.runs() == []
+
+
+@pytest.fixture
+def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Daemon]]:
+    """Two phones that an adb server of this test has."""
+    if shutil.which("adb") is None:
+        pytest.skip("needs adb: sudo apt-get install adb")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADB_LOCAL_TRANSPORT_MAX_PORT", "5553")
+    daemons = []
+    for name in ("a", "b"):
+        folder, programs = tmp_path / f"phone-{name}", tmp_path / f"programs-{name}"
+        folder.mkdir()
+        programs.mkdir()
+        device_program(programs, "getprop", PROPERTIES)
+        device_program(programs, "dumpsys", DUMPS)
+        daemons.append(Daemon(folder, programs))
+        subprocess.run(["adb", "connect", daemons[-1].serial], capture_output=True, timeout=30, check=False)
+    yield daemons
+    subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30, check=False)
+    for daemon in daemons:
+        daemon.unplug()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Start a node, the first one the head, with what it is given; the cluster is in the function's ``now``."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'deploy-kit[ray]'")
+    module.import_ray()
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    made = Cluster()
+    yield made
+    made.shutdown()
+
+
+def end(cluster: Any, node: Any) -> None:
+    """End a host at once, with all that runs on it, as when its power is cut."""
+    raylets = [info.process.pid for info in node.all_processes["raylet"]]
+    below = [pid for raylet in raylets for pid in descendants(raylet)]
+    subprocess.run(["kill", "-9", *map(str, [*raylets, *below])], check=False, capture_output=True)
+    cluster.remove_node(node, allow_graceful=False)
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, file.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+@pytest.mark.slow
+def test_a_host_with_a_phone_is_lost_in_mid_sweep(
+    phones: list[Daemon],
+    cluster: Any,
+    tiny_onnx: Artifact,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three hosts, two of them with phones. One is cut off, and its phone is plugged into another that joins."""
+    monkeypatch.setenv(ARTIFACT, str(tiny_onnx.folder))
+    clashes = tmp_path / "clashes"
+    runner = tmp_path / "runner"
+    text = RUNNER.replace("DOCUMENT", json.dumps(DOCUMENT)).replace("CLASHES", str(clashes))
+    runner.write_text(text.replace("USED", '"$(dirname "$0")/../used"'))
+    runner.chmod(0o755)
+    specs = [f"adb:{phone.serial}" for phone in phones]
+    cluster.add_node(num_cpus=1)
+    first = cluster.add_node(num_cpus=1, resources={specs[0]: 1})
+    cluster.add_node(num_cpus=1, resources={specs[1]: 1})
+    seen: list[Any] = []
+    lost: list[float] = []
+
+    def progress(made: Progress) -> None:
+        seen.append(made.unit.key)
+        print(time.strftime("%X"), made.unit.key, made.unit.outcome, made.unit.place, flush=True)
+        if not lost and sum(key.device == specs[0] for key in seen) == 2:
+            lost.append(time.monotonic())
+            end(cluster, first)
+            cluster.add_node(num_cpus=1, resources={specs[0]: 1})
+
+    recipe = recipe_of(*"abcd", devices=tuple(specs), runner=str(runner))
+    report = sweep(
+        recipe,
+        store,
+        artifacts=tmp_path / "kept",
+        hosts=partial(ray_hosts, address=cluster.address),
+        work=PHONES,
+        progress=progress,
+    )
+    assert lost
+    assert report.failed == report.impossible == {}
+    assert set(Counter(seen).values()) == {1}
+    assert len(seen) == report.done_now == 12
+    for entry in report.entries:
+        assert sorted(each.device.spec for each in entry.measurements) == sorted(specs)
+        assert entry.artifact is not None
+        assert Path(entry.artifact, "manifest.json").is_file()
+    assert len(report.entries) == 4
+    assert not clashes.exists()
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_worker_is_a_result(store: Store) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'deploy-kit[ray]'")
+    report = sweep(recipe_of("good", "bad"), store, hosts=partial(ray_hosts, address="local", workers=2), work=KILLING)
+    outcomes = {entry.result.cell.model.rpartition(":")[2]: entry.result for entry in report.entries}
+    assert outcomes["good"].outcome == Outcome.OK
+    assert outcomes["bad"].outcome == Outcome.CRASHED
+    assert "lost 3 times" in str(outcomes["bad"].reason)
+
+
+@pytest.mark.slow
+def test_hosts_that_differ_are_refused_before_anything_runs(
+    cluster: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_node(num_cpus=1)
+    monkeypatch.setattr(module, "versions", lambda: {"Python": "3.11.0", "deploykit": "0.0.9", "torch": "1.0"})
+    with pytest.raises(UserError, match=r"the hosts are not alike: .* \(here 0\.0\.9\)"):
+        sweep(recipe_of("a"), store, hosts=partial(ray_hosts, address=cluster.address), work=KILLING)
+    assert store.runs() == []
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no host of the Ray cluster has sim:phone") as found:
+        sweep(recipe_of("a"), store, hosts=partial(ray_hosts, address=cluster.address), work=KILLING)
+    assert """--resources='{"sim:phone": 1}'""" in found.value.fix
