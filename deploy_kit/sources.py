@@ -31,7 +31,6 @@ from deploy_kit.models.registry import Architecture, check_input_size, check_see
 from deploy_kit.parity.inputs import Draw, noise, pixels
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
-from deploy_kit.pt2 import RefusedError, load_program
 from deploy_kit.timm_models import create_timm_model, fetch_timm_weights, timm_name, timm_preprocessing
 
 TIMM = "timm"
@@ -324,6 +323,8 @@ def _from_pt2(path: Path) -> LoadedModel:
             fix="check the path; to verify an artifact of it, run in the folder that it was exported from, "
             "or put the file back there",
         )
+    from deploy_kit.pt2 import RefusedError, load_program  # with it comes all of torch.export, which takes a second
+
     try:
         program = load_program(path)
         module = program.module(check_guards=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -212,8 +213,13 @@ def _absolute(options: ModelOptions, folder: Path) -> ModelOptions:
 
 def model_names(words: tuple[str, ...]) -> list[str]:
     """The models that a recipe names, each once."""
+    return list(_model_names(words))
+
+
+@cache  # which is the smallest of a family takes seconds to say
+def _model_names(words: tuple[str, ...]) -> tuple[str, ...]:
     named = {ALL: list_models, SMALLEST: lambda: smallest_models(list_models())}
-    return list(dict.fromkeys(name for word in words for name in (named[word]() if word in named else [word])))
+    return tuple(dict.fromkeys(name for word in words for name in (named[word]() if word in named else [word])))
 
 
 def installed_targets() -> list[str]:
