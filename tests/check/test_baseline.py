@@ -145,3 +145,8 @@ def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(DeployKitError, match="cannot be written"):
         write_baseline(of("a"), tmp_path / "b.json")
     assert [file.name for file in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_the_file_is_sorted_however_it_was_made() -> None:
+    cells = of("a", "b").cells
+    assert Baseline(cells=dict(reversed(cells.items()))).to_json() == of("a", "b").to_json()
