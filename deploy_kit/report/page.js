@@ -141,15 +141,16 @@
     for (const row of $$("#cell-table tbody tr")) {
       const found = time(cells.get(row.dataset.cell));
       $("[data-latency]", row).replaceChildren(...latency(found));
-      $("[data-energy]", row).textContent = found && found[2] !== null ? ms(found[2]) : "–";
+      const energy = found && found[2] !== null;
+      $("[data-energy]", row).replaceChildren(span(energy && !found[1] ? "doubtful" : "", energy ? ms(found[2]) : "–"));
     }
     for (const link of $$("#matrix a")) {
       const found = time(cells.get(link.dataset.cell));
       $(".latency", link).replaceChildren(...latency(found), found ? " ms" : "");
     }
   }
+  const span = (name, text) => Object.assign(document.createElement("span"), { className: name, textContent: text });
   function latency(found) {
-    const span = (name, text) => Object.assign(document.createElement("span"), { className: name, textContent: text });
     if (!found) return [span("absent", "–")];
     const figure = span(found[1] ? "figure" : "figure doubtful", ms(found[0]));
     if (!found[1]) return [figure, " ", span("flag", "invalid")];

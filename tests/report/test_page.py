@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from fnmatch import fnmatch
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ import pytest
 from deploy_kit.artifact import Artifact
 from deploy_kit.check.findings import Finding
 from deploy_kit.report.gather import gather
-from deploy_kit.report.page import render, script_json
+from deploy_kit.report.page import HERE, render, script_json
 from deploy_kit.report.read import Source
 from tests.report.support import (
     HOSTILE,
@@ -163,3 +166,11 @@ def test_what_is_absent_is_said_to_be_absent() -> None:
     assert "only measured" in text
     assert "energy not known: no meter is attached to it" in text
     assert "accuracy of 1 cell: no labelled inputs were asked" in text
+
+
+def test_the_wheel_has_the_files_of_the_page() -> None:
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = [path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"]
+    assert len(files) == 4
+    assert all(any(fnmatch(name, pattern) for pattern in patterns["deploy_kit.report"]) for name in files)
