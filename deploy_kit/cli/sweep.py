@@ -78,7 +78,7 @@ def command(
     finally:
         opened.close()
     if json:
-        print_json(report)
+        print_json(report.model_dump(mode="json", by_alias=True))
     else:
         print_report(report)
     if report.failed:

@@ -85,7 +85,7 @@ def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Dae
         folder.mkdir()
         programs.mkdir()
         device_program(programs, "getprop", PROPERTIES)
-        device_program(programs, "dumpsys", DUMPS)
+        device_program(programs, "dumpsys", DUMPS.replace("Status: 1", "Status: 0"))  # warm ones are waited for
         daemons.append(Daemon(folder, programs))
         subprocess.run(["adb", "connect", daemons[-1].serial], capture_output=True, timeout=30, check=False)
     yield daemons
@@ -148,7 +148,6 @@ def test_a_host_with_a_phone_is_lost_in_mid_sweep(
 
     def progress(made: Progress) -> None:
         seen.append(made.unit.key)
-        print(time.strftime("%X"), made.unit.key, made.unit.outcome, made.unit.place, flush=True)
         if not lost and sum(key.device == specs[0] for key in seen) == 2:
             lost.append(time.monotonic())
             end(cluster, first)

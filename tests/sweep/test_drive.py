@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy_kit.benchmarks.suites import sweep_scaling
+from deploy_kit.cells.result import CellResult
+from deploy_kit.errors import DeployKitError
+from deploy_kit.outcome import Outcome
+from deploy_kit.sweep import drive
+from deploy_kit.sweep.drive import Pace, Progress, SweepReport, called, decides, folder_names, sweep
+from deploy_kit.sweep.store import Key, Store, open_store
+from deploy_kit.sweep.work import BenchResult, Task, Work, command, tasks_of
+from tests.cli.support import ROOT, environment
+from tests.sweep.fakes import EPOCH, measure, recipe_of
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cell of these tests has code that a hash could be of, and their artifacts go beside them."""
+    monkeypatch.setattr(drive, "LOOK", 0.02)
+    monkeypatch.setattr(drive, "decides", lambda recipe: recipe.model_dump_json())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path}/s.db")
+    yield opened
+    opened.close()
+
+
+class Lab:
+    """Counts what is done, and says what was at work together; some of it fails while it is in ``broken``."""
+
+    def __init__(self) -> None:
+        self.done: list[Key] = []
+        self.together: set[frozenset[str]] = set()
+        self.broken: set[str] = set()
+        self.absent: set[str] = set()
+        self.error: BaseException | None = None
+        self.seconds = 0.02
+        self._now: list[str] = []
+        self._lock = threading.Lock()
+
+    @property
+    def work(self) -> Work:
+        return Work(self.export, self.measure, self.look)
+
+    def look(self, device: str) -> None:
+        if device in self.absent:
+            raise DeployKitError(f"{device} is not there")
+
+    def export(self, task: Task, folder: Path, references: Path | None) -> CellResult:
+        with self._at_work(task):
+            if self.error is not None and task.key.cell.startswith("tests.sweep.fakes:b"):
+                folder.mkdir()
+                raise self.error
+            if task.key.cell in self.broken:
+                return CellResult(cell=task.cell, outcome=Outcome.CRASHED, reason="boom", seconds=0.1, created=EPOCH)
+            return sweep_scaling.export(task, folder, references)
+
+    def measure(self, task: Task, folder: Path) -> BenchResult:
+        with self._at_work(task):
+            if called(task.key) in self.broken:
+                return BenchResult(outcome="failed", failure="no answer", seconds=0.1)
+            return measure(task, folder)
+
+    def _at_work(self, task: Task) -> _AtWork:
+        return _AtWork(self, task.key)
+
+
+class _AtWork:
+    def __init__(self, lab: Lab, key: Key):
+        self.lab, self.key, self.name = lab, key, key.device or "export"
+
+    def __enter__(self) -> None:
+        with self.lab._lock:
+            self.lab._now.append(self.name)
+            counted = Counter(self.lab._now)
+            self.lab.together.add(frozenset(f"{name} {count}" for name, count in counted.items()))
+            self.lab.done.append(self.key)
+        time.sleep(self.lab.seconds)
+
+    def __exit__(self, *error: object) -> None:
+        with self.lab._lock:
+            self.lab._now.remove(self.name)
+
+
+def go(store: Store, lab: Lab, *models: str, devices: tuple[str, ...] = ("sim:1",), **options: object) -> SweepReport:
+    recipe = recipe_of(*models, devices=devices).model_copy(update={"jobs": 3, "memory_gb": 1000.0})
+    return sweep(recipe, store, work=lab.work, **options)  # type: ignore[arg-type]
+
+
+def cell(model: str) -> str:
+    return f"tests.sweep.fakes:{model}/onnx/fp32"
+
+
+def test_every_cell_is_exported_and_measured_on_every_device_once(store: Store) -> None:
+    lab = Lab()
+    seen: list[Progress] = []
+    report = go(store, lab, *"abc", devices=("sim:1", "adb:2"), progress=seen.append)
+    assert Counter(lab.done) == Counter(
+        Key(cell(model), *where) for model in "abc" for where in ((), ("sim:1", 1), ("adb:2", 1))
+    )
+    assert [(made.done, made.total) for made in seen] == [(count, 9) for count in range(1, 10)]
+    assert [len(entry.measurements) for entry in report.entries] == [2, 2, 2]
+    assert (report.failed, report.done_now, report.done_before) == ({}, 9, 0)
+    assert store.entries(report.run) == report.entries
+    assert store.runs()[0].finished is not None
+
+
+def test_a_device_is_used_by_one_at_a_time_and_this_machine_for_nothing_else(store: Store) -> None:
+    lab = Lab()
+    lab.seconds = 0.15
+    go(store, lab, *"abcd", devices=("adb:1", "adb:2", "local"))
+    assert not any(f"{device} 2" in each for each in lab.together for device in ("adb:1", "adb:2", "local"))
+    with_local = [each for each in lab.together if "local 1" in each]
+    assert with_local
+    assert not any(name.startswith("export") for each in with_local for name in each)
+    assert any({"export 2"} <= each or {"export 3"} <= each for each in lab.together)
+    assert any(len(each) > 1 for each in lab.together)
+
+
+def test_failures_are_results_and_are_done_again_when_that_is_asked_for(store: Store) -> None:
+    lab = Lab()
+    lab.broken = {cell("a"), f"{cell('b')} on sim:1"}
+    report = go(store, lab, *"abc")
+    assert report.failed == {cell("a"): "crashed: boom", f"{cell('b')} on sim:1": "no answer"}
+    by_model = {entry.result.cell.model[-1]: entry for entry in report.entries}
+    assert by_model["a"].result.outcome == Outcome.CRASHED
+    assert by_model["b"].failures == {"sim:1": "no answer"}
+    lab.broken, lab.done = {f"{cell('b')} on sim:1"}, []
+    again = go(store, lab, *"abc", retry_failed=True)
+    assert again.run == report.run
+    assert again.failed == {f"{cell('b')} on sim:1": "no answer"}
+    assert set(lab.done) == {Key(cell("a")), Key(cell("a"), "sim:1", 1), Key(cell("b")), Key(cell("b"), "sim:1", 1)}
+    assert sorted(len(entry.measurements) for entry in again.entries) == [0, 1, 1]
+
+
+def test_a_finished_recipe_begins_another_run_and_so_does_new(store: Store) -> None:
+    first = go(store, Lab(), "a")
+    second = go(store, Lab(), "a")
+    other = go(store, Lab(), "b")
+    assert len({first.run, second.run, other.run}) == 3
+
+
+def test_what_was_done_is_not_done_again_after_an_error(store: Store, tmp_path: Path) -> None:
+    lab = Lab()
+    lab.error = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DeployKitError, match="no space left") as found:
+        go(store, lab, *"abc", artifacts=tmp_path / "kept")
+    assert "what was done is kept" in found.value.fix
+    assert not list((tmp_path / "kept").rglob(".partial*"))
+    lab.error = None
+    notes: list[str] = []
+    report = go(store, lab, *"abc", artifacts=tmp_path / "kept", note=notes.append)
+    assert any("goes on" in note for note in notes)
+    assert len(store.units(report.run)) == 6
+    assert len(store.runs()) == 1
+    assert len(lab.done) - report.done_before <= len(set(lab.done)) + 2  # what was at work when it ended
+    assert report.done_before + report.done_now == 6
+
+
+def test_artifacts_are_kept_where_that_is_asked_for_and_go_otherwise(store: Store, tmp_path: Path) -> None:
+    kept = go(store, Lab(), "a", artifacts=tmp_path / "kept")
+    assert kept.entries[0].artifact == str(tmp_path / "kept" / kept.run / "tests.sweep.fakes-a--onnx--fp32")
+    assert sorted(path.name for path in (tmp_path / "kept" / kept.run).iterdir()) == ["tests.sweep.fakes-a--onnx--fp32"]
+    gone = go(store, Lab(), "a")
+    assert gone.entries[0].artifact is None
+    assert list((tmp_path / "cache/deploykit/sweeps").iterdir()) == []
+
+
+def test_an_artifact_that_is_gone_is_made_again(store: Store, tmp_path: Path) -> None:
+    lab = Lab()
+    lab.absent = {"sim:1"}
+    recipe = recipe_of("a", devices=("sim:1",))
+    with pytest.raises(DeployKitError, match="sim:1 is not there"):
+        sweep(recipe, store, work=lab.work)
+    assert lab.done == []
+    lab.absent = set()
+    lab.broken = {f"{cell('a')} on sim:1"}
+    report = sweep(recipe, store, work=lab.work)
+    notes: list[str] = []
+    lab.broken = set()
+    again = sweep(recipe, store, work=lab.work, retry_failed=True, note=notes.append)
+    assert again.run == report.run
+    assert any("exported again" in note for note in notes)
+    assert len(again.entries[0].measurements) == 1
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from deploy_kit.sweep import drive
+from deploy_kit.sweep.drive import sweep
+from deploy_kit.sweep.store import open_store
+from tests.sweep.fakes import recipe_of
+from tests.sweep.test_drive import Lab
+drive.decides = lambda recipe: "x"
+lab = Lab()
+def progress(made):
+    print(made.unit.key, flush=True)
+sweep(recipe_of(*"abcdef"), open_store(sys.argv[1]), work=lab.work, progress=progress, artifacts=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    url, seen = f"sqlite:///{tmp_path}/s.db", []
+    words = [sys.executable, "-c", KILLED, url, str(tmp_path / "kept")]
+    for kill_after in (2, 4, None):
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()) as process:
+            assert process.stdout is not None
+            for count, line in enumerate(process.stdout, 1):
+                seen.append(line)
+                if count == kill_after:
+                    os.kill(process.pid, signal.SIGKILL)
+        assert (process.returncode == 0) == (kill_after is None)
+    store = open_store(url)
+    (run,) = store.runs()
+    units = store.units(run.id)
+    assert len(units) == 12
+    assert len(seen) == len(set(seen))
+    assert set(seen) <= {f"{unit.key}\n" for unit in units}
+    assert [len(entry.measurements) for entry in store.entries()] == [1] * 6
+    assert not list((tmp_path / "kept").rglob(".partial*"))
+
+
+def test_two_sweeps_of_a_recipe_share_the_work(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    open_store(url).close()
+    labs, reports = [Lab(), Lab()], []
+
+    def work(lab: Lab) -> None:
+        opened = open_store(url)
+        reports.append(go(opened, lab, *"abcdefgh", artifacts=tmp_path / "kept"))
+        opened.close()
+
+    threads = [threading.Thread(target=work, args=(lab,)) for lab in labs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({report.run for report in reports}) == 1
+    assert len(labs[0].done) + len(labs[1].done) == 16
+    assert len(set(labs[0].done) | set(labs[1].done)) == 16
+    assert labs[0].done
+    assert labs[1].done
+    assert len(reports[0].entries) == len(reports[1].entries) == 8
+
+
+def test_what_decides_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text("size = 1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = recipe_of("a").model_copy(update={"models": ("net:make",)})
+    first = decides(recipe)
+    assert decides(recipe.model_copy(update={"jobs": 2, "limit": 5})) == first
+    faster = recipe.bench and recipe.bench.model_copy(update={"iterations": 3})
+    assert decides(recipe.model_copy(update={"bench": faster})) != first
+    (tmp_path / "net.py").write_text("size = 2")
+    assert decides(recipe) != first
+
+
+def test_the_rest_takes_as_long_as_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(begun=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 10.0)
+    export, bench = Key("a"), Key("a", "sim:1", 1)
+    pace.add(export, 20.0, now=True)
+    assert pace.rest_s([export]) == pytest.approx(10.0)  # two at a time
+    assert pace.rest_s([export, bench]) is None
+    pace.add(bench, 4.0, now=False)
+    assert pace.rest_s([bench, bench]) == pytest.approx(4.0)
+
+
+def test_two_cells_never_share_a_folder() -> None:
+    cells = recipe_of("a/b", "a-b").cells()
+    assert len(set(folder_names(cells).values())) == 2
+
+
+def test_a_measurement_can_be_repeated_by_a_command() -> None:
+    recipe = recipe_of("a", devices=("adb:1",), threads=(4,), cores="big", rounds=2)
+    _, (task,) = tasks_of(recipe, recipe.cells()[0])
+    assert command(task) == (
+        "deploykit bench artifacts/tests.sweep.fakes.a/onnx --device adb:1 --threads 4 --warmup 10 --iterations 50 "
+        "--rounds 2 --energy none --cores big"
+    )
