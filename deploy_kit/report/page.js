@@ -203,7 +203,6 @@
   const drawer = $("#drawer");
   const body = $("#drawer-body");
   let homeOf = null;
-  let opener = null;
   function putBack() {
     if (homeOf) homeOf.append(body.firstElementChild);
     homeOf = null;
@@ -220,10 +219,7 @@
     body.append(article);
     for (const place of $$("[data-samples]", article)) samples(place);
     for (const block of $$("pre", article)) copyable(block);
-    if (!drawer.open) {
-      opener = document.activeElement;
-      drawer.showModal();
-    }
+    if (!drawer.open) drawer.showModal();
     drawer.scrollTop = 0;
     requestAnimationFrame(() => (drawer.scrollTop = 0));
     document.title = `${state.cell} · deploykit report`;
@@ -236,7 +232,6 @@
       state.cell = "";
       write();
     }
-    if (opener && opener.isConnected) opener.focus();
   });
   drawer.addEventListener("click", (event) => {
     if (event.target === drawer) drawer.close();
@@ -267,7 +262,6 @@
     const target = link.getAttribute("href").slice(1);
     if (target.startsWith("cell=")) {
       event.preventDefault();
-      opener = link;
       go({ cell: decoded(target.slice(5)) });
     } else if (views.includes(target)) {
       event.preventDefault();
