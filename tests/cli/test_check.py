@@ -211,7 +211,7 @@ def tiny():
     return build()
 
 def stuck():
-    Path("pid").write_text(str(os.getpid()))
+    Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
     time.sleep(300)
 """
 
@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing(number: signal.Signals, co
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    pid = tmp_path / "pid"
+    pid = tmp_path / "mine.pid"
     for _ in range(2400):
         if process.poll() is not None or (pid.exists() and pid.read_text()):
             break
