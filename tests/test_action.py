@@ -271,6 +271,7 @@ def test_a_mistake_of_the_user_always_fails(project: Path, environment: dict[str
     assert job.output("passed") == "false"
     assert job.output("report") == ""
     assert "Upload the report" not in job.ran
+    assert "actions/cache/save" in job.used  # what was done before it was cut off, too
 
 
 @pytest.mark.parametrize(("format", "ending"), [("junit", "xml"), ("markdown", "md"), ("sarif", "sarif")])
