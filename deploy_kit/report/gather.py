@@ -58,6 +58,8 @@ class _Found:
     failures: dict[str, str] = field(default_factory=dict)
     manifests: dict[str, tuple[Described, list[Step]]] = field(default_factory=dict)
     """By the sha256 of the artifact."""
+    named: set[str] = field(default_factory=set)
+    """Those of the artifacts in folders that were named as sources."""
     counts: dict[str, Count] = field(default_factory=dict)
     """The instructions that ``bench`` counted, by the same."""
     spec: CellSpec | None = None
@@ -192,6 +194,7 @@ class _Cells:
             artifact = Artifact(folder, manifest)
             record = record_of(artifact)
             found = self._place(manifest, record, folder)
+            found.named.add(record.sha256)
             found.manifests[record.sha256] = described(artifact), reproduce.of_manifest(manifest, folder, self.options)
             if not any(export.sha256 == record.sha256 for export in found.exports):
                 found.exports.append(_export_of(artifact, record.sha256, source.name))
@@ -200,8 +203,7 @@ class _Cells:
         """The cell of an artifact: a variant where another folder has another artifact of the same cell."""
         model = self.names.get(manifest.model.source, manifest.model.name)
         found = self.at(model, record.target, record.precision)
-        others = set(found.manifests) - {record.sha256}
-        if not others or any(export.sha256 == record.sha256 for export in found.exports):
+        if not found.named - {record.sha256} or any(export.sha256 == record.sha256 for export in found.exports):
             return found
         return self.at(model, record.target, record.precision, str(folder))
 

@@ -521,7 +521,7 @@
     const most = Math.max(...shown.map((bar) => bar.all), 1);
     const wide = Math.min((width - 50) / shown.length, 120);
     const svg = make("svg", { viewBox: `0 0 ${width} 230`, role: "img", "aria-label": "Cells that work in each run; the table has the figures" });
-    for (const part of [0, 0.5, 1]) {
+    for (const part of most % 2 ? [0, 1] : [0, 0.5, 1]) {
       const y = 190 - 170 * part;
       svg.append(make("line", { x1: 40, x2: width, y1: y, y2: y, class: "grid" }));
       svg.append(make("text", { x: 34, y: y + 4, "text-anchor": "end" }, String(Math.round(most * part))));
@@ -538,7 +538,7 @@
       svg.append(explain(group, text));
       if (wide > 44) svg.append(make("text", { x: x + inner / 2, y: 207, "text-anchor": "middle" }, bar.run.created.slice(5, 10)));
     });
-    const note = `${bars.length > shown.length ? `The last ${shown.length} of ${bars.length}` : bars.length} runs. Filled: cells that work; outlined: the others.`;
+    const note = `${bars.length > shown.length ? `The last ${shown.length} of ${bars.length} runs` : bars.length === 1 ? "One run" : `${bars.length} runs`}. Filled: cells that work; outlined: the others.`;
     svg.append(make("text", { x: width / 2, y: 226, "text-anchor": "middle", class: "strong" }, "runs, the oldest first"));
     fill(figure, "Cells that work, by run", note, [svg]);
   }

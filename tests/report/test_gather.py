@@ -225,6 +225,19 @@ def test_two_artifacts_of_one_cell_are_told_apart_by_their_folders(tiny_onnx: Ar
     assert len({cell.id for cell in page.cells}) == 2
 
 
+def test_a_newer_artifact_in_a_folder_is_the_cells_next_export_and_no_variant(
+    tiny_onnx: Artifact, tmp_path: Path
+) -> None:
+    files = [{**file.model_dump(), "sha256": "1" * 64} for file in tiny_onnx.manifest.files]
+    newer = artifact_in(tmp_path / "new", tiny_onnx, TINY, files=files, created="2100-01-01T00:00:00+00:00")
+    ran = entry_of(result_of(spec_of(TINY), record_of(tiny_onnx).sha256), artifact=str(tiny_onnx.folder))
+    page = page_of(store(ran), Source("here", "artifacts", manifests=[(newer, read_manifest(newer))]))
+    (cell,) = page.cells
+    assert [export.sha256 for export in cell.exports] == [record_of(tiny_onnx).sha256, "1" * 64]
+    assert cell.manifest is not None
+    assert cell.manifest.folder == str(newer)
+
+
 def test_counted_instructions_belong_to_the_file_that_they_were_counted_of() -> None:
     result = result_of(spec_of(), "a" * 64)
     counted = Counted(artifact=record_of_cell(result), counts=[5, 5], pins={"qemu": "8"})
