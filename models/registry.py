@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -274,12 +275,12 @@ def create_model(
 
 
 def smallest_models(models: Sequence[str]) -> list[str]:
-    """The model with the fewest parameters of each family: of each file, and in it of each kind of result."""
-    parameters = {name: get_architecture(name).parameters for name in models}
+    """The model with the least to compute of each family: of each file, and in it of each kind of result."""
+    counts = counted_macs()
     families: dict[tuple[str, bool], str] = {}
     for name in models:
         architecture = get_architecture(name)
         family = (architecture.build.__module__, architecture.published.quality is None)
-        if family not in families or parameters[name] < parameters[families[family]]:
+        if family not in families or counts.get(name, math.inf) < counts.get(families[family], math.inf):
             families[family] = name
     return [name for name in models if name in families.values()]
