@@ -363,7 +363,7 @@ PLANTS = (
         target="executorch",
         instructions=True,
     ),
-    Plant("less precision", Kind.ERROR, middle("torch.relu(self.grow(x) * 2**-11) * 2**11"), precision="fp16"),
+    Plant("less precision", Kind.ERROR, middle("torch.relu(self.grow(x) * 2**-15) * 2**15"), precision="fp16"),
     Plant("an expected failure that works", Kind.FAILS_TO_WORKS, _mend, before=middle(BRANCH)),
     Plant(
         "an expected failure of another kind",
