@@ -226,8 +226,7 @@ def _connect(ray: Any, address: str, workers: int | None, devices: Mapping[str, 
         said = " ".join(str(error).split())[:300]
         raise UserError(
             f"no Ray cluster can be used at {address}: {said}",
-            fix="start one with `ray start --head`, of this Python and Ray and with the RAY_AUTH_MODE and token of here, "
-            "or use --on local",
+            fix="start one with `ray start --head`, with this Python, Ray, RAY_AUTH_MODE and token, or use --on local",
         ) from error
 
 
