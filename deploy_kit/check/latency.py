@@ -34,6 +34,9 @@ from deploy_kit.errors import DeployKitError, UserError
 PROGRAM = "program, sha256 "
 """How the identity of a runner begins that is a program of the user's."""
 
+MOST_NOTES = 4
+"""Of the conditions of a comparison, as many are told: a busy machine has one a round."""
+
 
 class BaselineFiles:
     """A folder of artifacts and programs, each under the sha256 of its content; several processes may use it at once.
@@ -292,7 +295,8 @@ def _verdict(
     before, after = (summarise([pair[index].result.samples_ns for pair in found.pairs]).p50_ms for index in (0, 1))
     text = f"an inference takes {_told(found)}: {after:.3f} ms, and {before:.3f} ms before; {found.verdict}"
     if notes:
-        text += f"; {'; '.join(notes)}"
+        more = f"; and {len(notes) - MOST_NOTES} more such notes" if len(notes) > MOST_NOTES else ""
+        text += f"; {'; '.join(notes[:MOST_NOTES])}{more}"
     level, fix = {
         Verdict.SLOWER: (Level.ERROR, f"see `deploykit profile`; {ACCEPT}"),
         Verdict.FASTER: (Level.NOTE, UPDATE),

@@ -77,7 +77,8 @@ def timed(
         before, settings = of(tiny_onnx), Latency()
         expected = known(before.result, sha256=artifact_sha256(tiny_onnx.folder))
         expected = expected.model_copy(update={"runner": keep([before], settings, files)["net/onnx/fp32"]})
-        return time_against(expected, of(other(tiny_onnx, tmp_path / "new"), "k2"), settings, files)
+        new = tmp_path / f"new{len(list(tmp_path.iterdir()))}"
+        return time_against(expected, of(other(tiny_onnx, new), "k2"), settings, files)
 
     return run
 
@@ -194,6 +195,8 @@ def test_conditions_that_were_not_good_are_said(timed: Callable[[Compared], Timi
     (finding,) = timed(Compared(SAME, notes=["A: the clocks moved"])).findings
     assert finding.level == Level.NOTE
     assert "A: the clocks moved" in finding.message
+    (finding,) = timed(Compared(SAME, notes=[f"A: busy in round {index}" for index in range(90)])).findings
+    assert finding.message.endswith("A: busy in round 3; and 86 more such notes")
 
 
 def test_a_changed_program_is_timed_against_the_former(
