@@ -161,7 +161,7 @@ def open_store(url: str = DEFAULT_STORE, *, must_exist: bool = False) -> Store:
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed, must_exist=must_exist)
-    store = Store(_engine(parsed), parsed.render_as_string(hide_password=True))
+    store = Store(_engine(parsed), _shown(parsed))
     store.prepare()
     return store
 
@@ -179,6 +179,12 @@ def _parse(url: str) -> URL:
     if backend not in ("sqlite", "postgresql"):
         raise UserError(f"results are kept by SQLite or PostgreSQL, not by {backend}", fix=fix)
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _shown(url: URL) -> str:
+    """A URL without its passwords, which may stand before the host or among the parameters."""
+    secret = [name for name in url.query if "password" in name.lower() or "secret" in name.lower()]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def _check_file(url: URL, *, must_exist: bool) -> None:

@@ -101,7 +101,8 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
         ("mysql://u@h/d", "not by mysql"),
         ("sqlite://", "a store is a file"),
         ("sqlite:////nowhere/at/all/s.db", "no folder '/nowhere/at/all'"),
-        ("postgresql://lab:secret@127.0.0.1:1/results", "Connection refused"),
+        ("postgresql://lab:sekret@127.0.0.1:1/results", "Connection refused"),
+        ("postgresql://127.0.0.1:1/results?user=lab&password=sekret", "Connection refused"),
     ],
 )
 def test_what_is_no_store_is_said_in_one_line(url: str, told: str) -> None:
@@ -109,7 +110,17 @@ def test_what_is_no_store_is_said_in_one_line(url: str, told: str) -> None:
         open_store(url)
     assert found.value.fix
     assert "\n" not in str(found.value)
-    assert "secret" not in str(found.value)
+    assert "sekret" not in str(found.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://lab:sekret@h/x", "postgresql://h/x?user=lab&password=sekret"])
+def test_a_store_is_called_by_its_url_without_the_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "prepare", lambda self: None)
+    store = open_store(f"{url}{'&' if '?' in url else '?'}sslpassword=sekret&sslmode=require")
+    assert "sekret" not in store.url
+    assert "lab" in store.url
+    assert "sslmode=require" in store.url
+    assert store._engine.url.render_as_string(hide_password=False).count("sekret") == 2
 
 
 def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path) -> None:
