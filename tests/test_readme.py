@@ -30,7 +30,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.xdist_group("readme")
+@pytest.mark.slow
 def test_its_deploykit_commands_work_in_the_order_shown(tmp_path: Path) -> None:
     Image.fromarray(load_sample_image("china.jpg")).save(tmp_path / "photo.jpg")
     commands = [command for command in _commands() if command.startswith("deploykit")]
@@ -52,7 +52,7 @@ def test_its_python_works(tmp_path: Path) -> None:
 def test_its_set_up_is_two_make_commands_that_exist() -> None:
     makes = [command for command in _commands() if command.startswith("make")]
     assert makes == ["make edgevit_s", "make test"]
-    for command in [*makes, "make device-test", "make benchmark"]:
+    for command in [*makes, "make device-test", "make lab-test", "make docs", "make benchmark"]:
         done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
