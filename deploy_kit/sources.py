@@ -36,6 +36,9 @@ from deploy_kit.timm_models import create_timm_model, fetch_timm_weights, timm_n
 TIMM = "timm"
 """What stands for a checkpoint file: the pretrained weights that timm fetches."""
 
+PROGRAM = ".pt2"
+"""How the name of a file ends that holds an exported program."""
+
 INTEGERS = (torch.int32, torch.int64)
 """What an exported program may take beside float32."""
 
@@ -159,11 +162,11 @@ def load_model(
     if isinstance(source, nn.Module):
         return _from_module(source, type(source).__name__, "module", "callable", input_size, weights, seed)
     options = {"activation": activation, "num_classes": num_classes}
-    if weights == TIMM and (source.endswith(".pt2") or ":" in source):
+    if weights == TIMM and (source.endswith(PROGRAM) or ":" in source):
         raise UserError(
             f"timm has no weights for {source!r}", fix="pass a checkpoint file, or a reference model or a timm one"
         )
-    if source.endswith(".pt2"):
+    if source.endswith(PROGRAM):
         _refuse(source, {**options, "weights": weights, "input_size": input_size})
         return _from_pt2(Path(source))
     if source.startswith("timm/"):
@@ -172,8 +175,14 @@ def load_model(
     if ":" in source:
         _refuse(source, options)
         module = _call(source, seed)
-        return _from_module(module, source.replace(":", "."), source, "callable", input_size, weights, seed)
+        return _from_module(module, source, source, "callable", input_size, weights, seed)
     return _from_registry(source, input_size, activation, num_classes, weights, seed)
+
+
+def artifact_name(source: str) -> str:
+    """What a model is called in its artifacts and their folders, by the source that `load_model` is given."""
+    text = Path(source).stem if source.endswith(PROGRAM) else source.replace(":", ".")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "model"
 
 
 def _refuse(source: str, options: dict[str, Any]) -> None:
@@ -279,7 +288,7 @@ def _from_module(
     module = module.eval()
     _check_runs(module, name, shapes)
     record = ModelRecord(
-        name=_slug(name),
+        name=artifact_name(name),
         source=source,
         activation=None,
         num_classes=None,
@@ -356,7 +365,7 @@ def _from_pt2(path: Path) -> LoadedModel:
         )
     shapes = [[s if isinstance(s, int) else s.node.hint for s in value.shape] for value in values]
     record = ModelRecord(
-        name=_slug(path.stem),
+        name=artifact_name(str(path)),
         source=str(path),
         activation=None,
         num_classes=None,
@@ -399,7 +408,7 @@ def _from_timm(
     if len(shapes[0]) < 3:
         size = (1, 3, shapes[0][0], shapes[0][-1])
     file = None if pretrained else weights
-    loaded = _from_module(model, source.replace("/", "_"), source, "timm", size, file, seed)
+    loaded = _from_module(model, source, source, "timm", size, file, seed)
     described = loaded.record.weights
     if pretrained:
         described = described.model_copy(update={"seed": None, "path": timm_name(model)})
@@ -480,7 +489,3 @@ def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "model"

@@ -18,10 +18,24 @@ from torch.export import Dim
 from deploy_kit import export, load_model, verify
 from deploy_kit.errors import MissingDependencyError, UserError
 from deploy_kit.pt2 import RefusedError, load_program
-from deploy_kit.sources import hash_state, parse_shapes
+from deploy_kit.sources import artifact_name, hash_state, parse_shapes
 from tests.support import TINY, TINY_SIZE, Tiny, TwoInputs, random, tiny
 
 IMAGE = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("edgevit_s", "edgevit_s"),
+        ("my.package:make_net", "my.package.make_net"),
+        ("timm/vit_tiny", "timm_vit_tiny"),
+        ("/some/where/my net.pt2", "my_net"),
+    ],
+)
+def test_a_source_has_one_name_in_its_artifacts(source: str, name: str) -> None:
+    assert artifact_name(source) == name
+    assert artifact_name(TINY) == load_model(TINY, input_size=TINY_SIZE).name
 
 
 def test_a_reference_model_is_described() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from deploy_kit.report.describe import described, timing_of
 from deploy_kit.report.history import changes_of, moment
 from deploy_kit.report.pareto import fronts
 from deploy_kit.report.read import Source
+from deploy_kit.sources import artifact_name
 
 Key = tuple[str, str, str, str]
 """Model, target, precision and variant."""
@@ -113,14 +113,8 @@ def _names(sources: Sequence[Source]) -> dict[str, str]:
     given |= {m.model.source for source in sources for _, m in source.manifests if m.model.source != "module"}
     names: dict[str, list[str]] = {}
     for model in sorted(given):
-        names.setdefault(short_name(model), []).append(model)
+        names.setdefault(artifact_name(model), []).append(model)
     return {model: name if len(models) == 1 else model for name, models in names.items() for model in models}
-
-
-def short_name(model: str) -> str:
-    """What `deploy_kit.sources.load_model` calls a model, by what it is given."""
-    text = Path(model).stem if model.endswith(".pt2") else model.replace(":", ".").replace("/", "_")
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "model"
 
 
 class _Cells:

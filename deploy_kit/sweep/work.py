@@ -17,6 +17,7 @@ from deploy_kit.benchmarks.measurement import Measurement
 from deploy_kit.cells.recipe import Bench, CellSpec, Recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.cells.run import run_cell
+from deploy_kit.sources import artifact_name
 from deploy_kit.sweep.store import Key
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -112,7 +113,7 @@ def measure(task: Task, folder: Path) -> BenchResult:
 
 def command(task: Task) -> str:
     """The ``deploykit bench`` that repeats a measurement, of the artifact where ``deploykit export`` puts it."""
-    bench, name = task.bench, f"artifacts/{task.cell.model.replace(':', '.')}/{task.cell.target}"
+    bench, name = task.bench, f"artifacts/{artifact_name(task.cell.model)}/{task.cell.target}"
     assert bench is not None
     words = ["deploykit", "bench", name, "--device", task.key.device, "--threads", str(task.key.threads)]
     words += ["--warmup", str(bench.warmup), "--iterations", str(bench.iterations), "--rounds", str(bench.rounds)]

@@ -11,9 +11,8 @@ from deploy_kit.benchmarks.harness import record_of
 from deploy_kit.check.findings import Finding
 from deploy_kit.manifest import read_manifest
 from deploy_kit.report.data import Page
-from deploy_kit.report.gather import gather, short_name
+from deploy_kit.report.gather import gather
 from deploy_kit.report.read import Counted, Source
-from deploy_kit.sources import load_model
 from tests.report.support import (
     BOARD,
     artifact_in,
@@ -26,7 +25,7 @@ from tests.report.support import (
     sha_of,
     spec_of,
 )
-from tests.support import TINY, TINY_SIZE
+from tests.support import TINY
 
 
 def page_of(*sources: Source) -> Page:
@@ -186,12 +185,6 @@ def test_models_that_would_be_called_the_same_keep_all_of_what_they_were_given_a
     results = [result_of(spec_of(name), sha_of(name)) for name in ("/a/net.pt2", "/b/net.pt2", "edgevit_s")]
     page = page_of(store(*map(entry_of, results)))
     assert {cell.model for cell in page.cells} == {"/a/net.pt2", "/b/net.pt2", "edgevit_s"}
-
-
-def test_a_model_is_called_as_its_artifact_is() -> None:
-    assert short_name(TINY) == load_model(TINY, input_size=TINY_SIZE).name
-    assert short_name("timm/vit_tiny") == "timm_vit_tiny"
-    assert short_name("/some/where/my net.pt2") == "my_net"
 
 
 def test_an_artifact_of_a_run_is_no_second_export_and_brings_its_manifest(tiny_onnx: Artifact) -> None:

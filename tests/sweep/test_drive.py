@@ -296,3 +296,10 @@ def test_a_measurement_can_be_repeated_by_a_command() -> None:
         "deploykit bench artifacts/tests.sweep.fakes.a/onnx --device adb:1 --threads 4 --warmup 10 --iterations 50 "
         "--rounds 2 --energy none --cores big"
     )
+
+
+@pytest.mark.parametrize(("model", "folder"), [("timm/vit_tiny", "timm_vit_tiny"), ("/abs/my net.pt2", "my_net")])
+def test_the_command_names_the_folder_that_export_writes(model: str, folder: str) -> None:
+    recipe = recipe_of("a").model_copy(update={"models": (model,)})
+    _, (task,) = tasks_of(recipe, recipe.cells()[0])
+    assert command(task).startswith(f"deploykit bench artifacts/{folder}/onnx ")
