@@ -40,10 +40,11 @@ def run_all(
     running: dict[Future[R], T] = {}
     expected_kb = FIRST_KB
     seen = False
+    memory = Memory(memory_kb)
     with ThreadPoolExecutor(at_once) as pool:
         try:
             while waiting or running:
-                while waiting and len(running) < at_once and _fits(len(running), expected_kb, memory_kb):
+                while waiting and len(running) < at_once and memory.fits(len(running), expected_kb):
                     job = waiting.pop()
                     running[pool.submit(work, job)] = job
                 done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
@@ -62,13 +63,26 @@ def run_all(
                 future.cancel()
 
 
-def _fits(running: int, expected_kb: int, memory_kb: int | None) -> bool:
-    if running == 0:
-        return True
-    if memory_kb is not None:
-        return (running + 1) * expected_kb <= memory_kb
-    free = free_kb()
-    return free is None or free >= expected_kb
+class Memory:
+    """What jobs at work may take together, in kB; None is what the machine had free when none was.
+
+    A job that has just begun has not taken its memory yet, so that what is free then says too much.
+    """
+
+    def __init__(self, limit_kb: int | None):
+        self._limit_kb = limit_kb
+        self._idle_kb = limit_kb
+
+    def fits(self, running: int, expected_kb: int) -> bool:
+        """Whether one more fits beside so many that are running; one alone always does."""
+        if running == 0:
+            if self._limit_kb is None:
+                self._idle_kb = free_kb()
+            return True
+        if self._idle_kb is not None and (running + 1) * expected_kb > self._idle_kb:
+            return False
+        free = free_kb() if self._limit_kb is None else None
+        return free is None or free >= expected_kb
 
 
 def free_kb() -> int | None:

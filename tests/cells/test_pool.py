@@ -48,6 +48,25 @@ def test_no_more_are_at_work_than_memory_is_there_for(
     assert work.most == most
 
 
+@pytest.mark.parametrize(("free", "most"), [(4 * 1024**2, 1), (7 * 1024**2, 2), (99 * 1024**2, 8)])
+def test_jobs_that_have_just_begun_count_though_they_have_taken_nothing_yet(
+    free: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "free_kb", lambda: free)
+    monkeypatch.setattr(pool, "LOOK", 0.01)
+    work = Work(pool.FIRST_KB)
+    assert len(dict(run_all(range(8), work, work.of, at_once=8))) == 8
+    assert work.most == most
+
+
+def test_what_others_take_meanwhile_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pool.Memory(None)
+    monkeypatch.setattr(pool, "free_kb", lambda: 100)
+    assert [memory.fits(running, 30) for running in (0, 1, 2, 3)] == [True, True, True, False]
+    monkeypatch.setattr(pool, "free_kb", lambda: 29)
+    assert not memory.fits(1, 30)
+
+
 def test_what_jobs_took_is_what_the_next_are_thought_to_take() -> None:
     work = Work(10)
     dict(run_all(range(6), work, work.of, at_once=4, memory_kb=pool.FIRST_KB))
