@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -97,6 +97,9 @@ class Bench(_Part):
     cool_to: float | None = None
     runner: str | None = None
     energy: str = "none"
+
+
+Timing = TypeVar("Timing", Latency, Bench)
 
 
 class Tolerances(_Part):
@@ -190,12 +193,23 @@ def make_recipe(document: Mapping[str, Any], folder: Path, called: str = "the re
     of_models = {_placed(name, folder): _absolute(options, folder) for name, options in recipe.model.items()}
     of_targets = {name: _with_folders(name, given, folder) for name, given in recipe.options.items()}
     models = tuple(_placed(name, folder) for name in recipe.models)
-    return recipe.model_copy(update={"accuracy": accuracy, "model": of_models, "models": models, "options": of_targets})
+    placed = {"accuracy": accuracy, "model": of_models, "models": models, "options": of_targets}
+    timed = {"latency": _with_runner(recipe.latency, folder), "bench": _with_runner(recipe.bench, folder)}
+    return recipe.model_copy(update={**placed, **timed})
 
 
 def _placed(model: str, folder: Path) -> str:
     """A model's name; of a file, its path."""
     return str(folder / model) if model.endswith(FILE) else model
+
+
+def _with_runner(timing: Timing | None, folder: Path) -> Timing | None:
+    """How something is timed, with the path of the runner where it is a program, and no app such as ``app:cpuOnly``."""
+    from deploy_kit.benchmarks.runners.choice import APP
+
+    if timing is None or timing.runner is None or timing.runner.partition(":")[0] == APP:
+        return timing
+    return timing.model_copy(update={"runner": str(folder / timing.runner)})
 
 
 def _with_folders(target: str, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -110,3 +110,16 @@ def test_a_cell_of_a_file_has_its_name_wherever_it_is(tmp_path: Path) -> None:
     assert cell.options == {"calibration": str(tmp_path / "images"), "opset": 18}
     with pytest.raises(UserError, match=r"two models have the name 'net\.pt2'"):
         make_recipe({"models": ["a/net.pt2", "b/net.pt2"], "targets": ["onnx"]}, tmp_path).cells()
+
+
+@pytest.mark.parametrize("section", ["bench", "latency"])
+def test_a_runner_is_a_program_beside_the_recipe_or_an_app(section: str, tmp_path: Path) -> None:
+    file = tmp_path / "deploykit.toml"
+
+    def read(runner: str) -> str:
+        file.write_text(f"models = ['edgevit_xxs']\n[{section}]\nrunner = '{runner}'")
+        return getattr(read_recipe(file), section).runner  # type: ignore[no-any-return]  # a word of the recipe
+
+    assert read("tools/runner") == str(tmp_path / "tools/runner")
+    assert read("/opt/runner") == "/opt/runner"
+    assert [read(word) for word in ("app", "app:cpuOnly")] == ["app", "app:cpuOnly"]
