@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -111,14 +112,16 @@ def read_source(name: str) -> Source:
     except OSError as error:
         raise UserError(f"{name!r} cannot be read: {error.strerror}", fix="make it readable") from error
     if content.startswith(SQLITE):
-        return _store(f"sqlite:///{path}")
+        return dataclasses.replace(_store(path), name=name)
     return _document(content, name)
 
 
-def _store(url: str) -> Source:
-    from deploy_kit.sweep.store import open_store
+def _store(url: str | Path) -> Source:
+    from deploy_kit.sweep.store import open_store, store_url
 
-    _check_sqlite(url)
+    address = store_url(url)
+    if address.get_backend_name() == "sqlite" and address.database:
+        _check_sqlite(Path(address.database))
     store = open_store(url, must_exist=True)
     try:
         entries = store.entries()
@@ -129,18 +132,17 @@ def _store(url: str) -> Source:
     return Source(store.url, "store", entries=entries)
 
 
-def _check_sqlite(url: str) -> None:
+def _check_sqlite(file: Path) -> None:
     """Raise `UserError` for a SQLite file that is no store: opening it would make the tables of one in it."""
-    _, _, file = url.partition(":///")
-    if not url.startswith("sqlite") or not Path(file).is_file():
+    if not file.is_file():
         return
     try:
-        with closing(sqlite3.connect(f"{Path(file).resolve().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
-        raise UserError(f"{file!r} cannot be read: {error}", fix="name another store") from error
+        raise UserError(f"{str(file)!r} cannot be read: {error}", fix="name another store") from error
     if "deploykit_schema" not in tables:
-        raise UserError(f"{file!r} is a database, but no store of deploykit's", fix="name the --store of a sweep")
+        raise UserError(f"{str(file)!r} is a database, but no store of deploykit's", fix="name the --store of a sweep")
 
 
 def _folder(folder: Path, name: str) -> Source:

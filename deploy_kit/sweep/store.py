@@ -148,8 +148,19 @@ class Unit:
     artifact: str | None = None
 
 
-def open_store(url: str = DEFAULT_STORE, *, must_exist: bool = False) -> Store:
+def store_url(url: str | Path) -> URL:
+    """The address of a store: of a SQLite file, whatever characters its name has, or as a URL says; see `open_store`.
+
+    Raises:
+        UserError: a URL of no such database.
+    """
+    return URL.create("sqlite", database=str(url)) if isinstance(url, Path) else _parse(url)
+
+
+def open_store(url: str | Path = DEFAULT_STORE, *, must_exist: bool = False) -> Store:
     """The store at a URL such as ``sqlite:///results.db`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+
+    A path is one of a SQLite file.
 
     Its tables are made where they are not there yet; with ``must_exist`` a file that is not there is an error.
 
@@ -158,7 +169,7 @@ def open_store(url: str = DEFAULT_STORE, *, must_exist: bool = False) -> Store:
         MissingDependencyError: what speaks to the database is not installed.
         DeployKitError: it cannot be reached, read or written.
     """
-    parsed = _parse(url)
+    parsed = store_url(url)
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed, must_exist=must_exist)
     store = Store(_engine(parsed), _shown(parsed))

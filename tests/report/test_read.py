@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -19,7 +20,7 @@ from deploy_kit.cells.recipe import Recipe
 from deploy_kit.errors import UserError
 from deploy_kit.manifest import MANIFEST
 from deploy_kit.report.read import default_sources, read_source
-from deploy_kit.sweep.store import open_store
+from deploy_kit.sweep.store import Store, open_store
 from tests.report.support import (
     PHONE,
     check_of,
@@ -93,16 +94,27 @@ def test_published_figures_are_not_taken(tmp_path: Path) -> None:
     assert "published figures" in source.notes[0]
 
 
-def test_a_store_is_read_by_its_url_or_its_file_and_without_its_password(tmp_path: Path) -> None:
-    file = tmp_path / "lab.db"
-    store = open_store(f"sqlite:///{file}")
+@pytest.mark.parametrize("place", ["lab.db", "a?b/x.db", "we#ird%41 ä.db"])
+def test_a_store_is_read_by_its_url_or_its_file_whatever_its_name(place: str, tmp_path: Path) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    store = open_store(file)
     run = store.begin("sweep", None, "here", Recipe(models=("edgevit_xxs",)))
     store.add(entry_of(RESULT, run, measurements=[MEASURED]))
     store.close()
-    for name in (str(file), f"sqlite:///{file}"):
+    for name, called in ((str(file), str(file)), (f"sqlite:///{quote(str(file))}", store.url)):
         source = read_source(name)
-        assert (source.kind, [entry.run for entry in source.entries]) == ("store", [run])
+        assert (source.name, source.kind, [entry.run for entry in source.entries]) == (called, "store", [run])
         assert source.entries[0].measurements[0].summary.p50_ms == MEASURED.summary.p50_ms
+
+
+def test_a_store_on_a_server_is_called_by_its_url_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "prepare", lambda self: None)
+    monkeypatch.setattr(Store, "entries", lambda self: [entry_of(RESULT, "run")])
+    for url in ("postgresql://lab:sekret@h/x", "postgresql://h/x?user=lab&password=sekret"):
+        source = read_source(url)
+        assert "sekret" not in source.name
+        assert "lab" in source.name
 
 
 def test_artifacts_are_found_below_a_folder_but_not_in_hidden_ones(tiny_onnx: Artifact, tmp_path: Path) -> None:
