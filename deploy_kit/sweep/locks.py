@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from deploy_kit.errors import UserError
 
 POLL = 0.1
 """Seconds between two looks at a lock that another has."""
@@ -23,14 +25,18 @@ class StoppedError(Exception):
 
 @contextmanager
 def held(name: str, stop: threading.Event, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock that several may share, or one alone may have; `StoppedError` where ``stop`` is set before."""
+    """Hold a lock that several may share, or one alone may have.
+
+    Raises:
+        StoppedError: ``stop`` was set before.
+        UserError: the folder of the locks is not this user's.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows
         yield
         return
-    folder = Path(tempfile.gettempdir(), f"deploykit-locks-{getpass.getuser()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _folder()
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     file = os.open(
         folder / hashlib.sha256(name.encode()).hexdigest()[:16], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -45,3 +51,18 @@ def held(name: str, stop: threading.Event, *, shared: bool = False) -> Iterator[
         yield
     finally:
         os.close(file)
+
+
+def _folder() -> Path:
+    """The folder of this user's locks."""
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir(), f"deploykit-locks-{user}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if found.st_uid != user or not stat.S_ISDIR(found.st_mode):
+        raise UserError(
+            f"{str(folder)!r} is not a folder of this user, whose number it has",
+            fix="have it removed, or name another folder for temporary files in TMPDIR",
+        )
+    return folder
