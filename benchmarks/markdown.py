@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from deploy_kit.errors import UserError
@@ -37,17 +36,6 @@ def check_folder(docs: Path) -> None:
     """Raise `UserError` where the folder of the docs is not there."""
     if not docs.is_dir():
         raise UserError(f"there is no folder {str(docs)!r}", fix="run in the repository, or name a folder with --docs")
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file at once: it is whole, or as it was, whenever a run ends."""
-    new = path.with_name(f".{path.name}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    finally:
-        with suppress(OSError):  # nothing can be in a folder that cannot be there
-            new.unlink()
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

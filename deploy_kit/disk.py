@@ -1,12 +1,14 @@
-"""Errors of a full disk and of the folder for temporary files, which any stage of any command can meet."""
+"""Files that are written whole, and errors of a full disk or of the folder for temporary files."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploy_kit.errors import DeployKitError, UserError
@@ -50,3 +52,23 @@ def explained() -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file at once: it is whole, or as it was, whenever a run ends.
+
+    A link stays, and what it names is written. What is no file, such as a pipe or ``/dev/stdout``, is written into.
+    """
+    real = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    new = real.with_name(f".{real.name[:100]}-{secrets.token_hex(4)}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        if real.exists():
+            shutil.copymode(real, new)
+        new.replace(real)
+    finally:
+        with suppress(OSError):  # nothing can be in a folder that cannot be there
+            new.unlink()

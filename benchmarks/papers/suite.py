@@ -18,12 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.benchmarks.harness import bench, record_of
-from deploy_kit.benchmarks.markdown import replace
 from deploy_kit.benchmarks.measurement import ArtifactRecord, Measurement
 from deploy_kit.benchmarks.protocol import Protocol
 from deploy_kit.benchmarks.runners.base import Runner
 from deploy_kit.devices.base import Device, DeviceInfo
-from deploy_kit.disk import FULL
+from deploy_kit.disk import FULL, replace
 from deploy_kit.errors import DeployKitError, UserError, unknown_name
 from deploy_kit.manifest import MANIFEST
 from deploy_kit.models import get_architecture, list_models

@@ -29,6 +29,7 @@ from deploy_kit.cells.recipe import CellSpec, ModelOptions, target_options
 from deploy_kit.cells.result import GOOD
 from deploy_kit.cells.run import run_cell
 from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.disk import replace
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.exporters import get_exporter, list_targets
 from deploy_kit.models import get_architecture, list_models, smallest_models
@@ -206,8 +207,8 @@ def write_docs(cells: Sequence[Cell], docs: Path) -> None:
     """Write the cells, and the page's table between its markers; what stands around them stays."""
     page = docs / "compatibility.md"
     text = markdown.filled(page, TABLE, PAGE, render(cells))
-    markdown.replace(docs / "compatibility.json", json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
-    markdown.replace(page, text)
+    replace(docs / "compatibility.json", json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+    replace(page, text)
 
 
 def render(cells: Sequence[Cell]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from deploy_kit.benchmarks import markdown
 from deploy_kit.capture import capture
 from deploy_kit.cli.models import ModelRow, giga, list_rows, shorten
+from deploy_kit.disk import replace
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.models import Architecture, get_architecture, list_models
 from deploy_kit.models.registry import COUNTS, counted_macs
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} {giga(known[name])}", file=sys.stderr, flush=True)
     write_counts({name: known[name] for name in list_models() if name in known})
     page = chosen.docs / "models.md"
-    markdown.replace(page, page_text(page))
+    replace(page, page_text(page))
     return 0
 
 
@@ -85,7 +86,7 @@ def _inputs(architecture: Architecture) -> tuple[Tensor, ...]:
 
 def write_counts(macs: dict[str, int]) -> None:
     """Replace what `counted_macs` returns."""
-    markdown.replace(COUNTS, json.dumps(macs, indent=1) + "\n")
+    replace(COUNTS, json.dumps(macs, indent=1) + "\n")
     counted_macs.cache_clear()
 
 

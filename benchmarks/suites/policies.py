@@ -24,8 +24,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from deploy_kit import disk
 from deploy_kit.api import lower, parse_options
-from deploy_kit.benchmarks import markdown
 from deploy_kit.benchmarks.instructions import count_instructions
 from deploy_kit.benchmarks.native import build_runner
 from deploy_kit.benchmarks.runtimes import TIMED, time_files
@@ -149,7 +149,7 @@ def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> P
 def write(target: str, model: str, found: Sequence[Found], measured_by: Conditions) -> None:
     """Keep what was found of a model in the file of a target's policy."""
     file = POLICIES / f"{target}.cpu.json"
-    markdown.replace(file, updated(read_policy(file), model, found, measured_by).to_json())
+    disk.replace(file, updated(read_policy(file), model, found, measured_by).to_json())
 
 
 def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Conditions) -> Policy:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deploy_kit.benchmarks.markdown import replace
 from deploy_kit.cells.result import GOOD, CellResult, InstructionCount, Score
 from deploy_kit.check.findings import Checked
+from deploy_kit.disk import replace
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import read_manifest
 from deploy_kit.outcome import Outcome

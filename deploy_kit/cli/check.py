@@ -231,7 +231,7 @@ def _table(report: CheckReport) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    from deploy_kit.benchmarks.markdown import replace
+    from deploy_kit.disk import replace
     from deploy_kit.errors import DeployKitError
 
     try:

@@ -19,7 +19,7 @@ def check_out(out: Path) -> None:
 
 def write(out: Path, results: Any) -> None:
     """Write results as JSON; the file is whole or as it was, and `DeployKitError` says why it could not be written."""
-    from deploy_kit.benchmarks.markdown import replace
+    from deploy_kit.disk import replace
 
     try:
         replace(out, json.dumps(results, indent=1) + "\n")

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
 
-from deploy_kit.benchmarks.markdown import replace
-from deploy_kit.disk import FULL
+from deploy_kit.disk import FULL, replace
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import Precision

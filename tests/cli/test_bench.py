@@ -151,7 +151,7 @@ def test_what_cannot_be_written_is_printed(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("deploy_kit.benchmarks.markdown.replace", full)
+    monkeypatch.setattr("deploy_kit.disk.replace", full)
     ended = deploykit("bench", tiny_onnx.folder, "--iterations", "3", "--out", tmp_path / "measured.json")
     assert ended.code == 1
     assert "No space left on device" in ended.err
