@@ -70,6 +70,7 @@ class Job:
         assert set(self.inputs) <= set(defaults)
         self.known = {f"inputs.{name}": value for name, value in (defaults | self.inputs).items()}
         self.known |= {"runner.os": "Linux", "runner.arch": "X64", "github.run_id": "7", "github.run_attempt": "1"}
+        self.known["github.job"] = "models"
         for step in STEPS:
             condition = step.get("if", "${{ success() }}")
             asks = "always()" in condition or "failure()" in condition
@@ -104,6 +105,7 @@ class Job:
             with pytest.MonkeyPatch.context() as patch:
                 for name, value in environment.items():
                     patch.setenv(name, str(value))
+                patch.chdir(where)
                 exec(step["run"], {})
         else:
             done = subprocess.run(
@@ -161,7 +163,7 @@ def _pretend(environment: dict[str, str], report: CheckReport | None, code: int)
     """``deploykit`` as a program that notes what it is told, writes this report and ends with this code."""
     programs = Path(environment["PATH"].split(os.pathsep)[0])
     (programs / "report.json").write_text("" if report is None else report.model_dump_json())
-    copy = "" if report is None else f'cp {programs}/report.json "$RUNNER_TEMP/deploykit/check.json"\n'
+    copy = "" if report is None else f'cp {programs}/report.json "$5"\n'  # what --out names
     _program(programs / "deploykit", f'printf "%s\\n" "$@" > {programs.parent}/checked\n{copy}exit {code}')
 
 
@@ -186,7 +188,7 @@ def test_every_step_is_named_and_is_either_an_action_of_a_major_version_or_a_com
 
 def test_expressions_name_what_there_is_and_never_stand_in_a_command() -> None:
     before: set[str] = {f"inputs.{name}" for name in ACTION["inputs"]}
-    before |= {"runner.os", "runner.arch", "github.run_id", "github.run_attempt"}
+    before |= {"runner.os", "runner.arch", "github.job", "github.run_id", "github.run_attempt"}
     for step in STEPS:
         assert not EXPRESSION.search(step.get("run", "")), step["name"]
         asked = NAME.findall(json.dumps({name: value for name, value in step.items() if name != "run"}))
@@ -234,7 +236,8 @@ def test_the_check_gets_the_inputs(project: Path, environment: dict[str, str]) -
     assert told[-2:] == ["--", "a.toml"]
     assert job.used["actions/cache/restore"]["path"] == f"{environment['XDG_CACHE_HOME']}/deploykit"
     assert job.used["actions/cache/restore"]["key"] == job.used["actions/cache/save"]["key"]
-    assert job.used["actions/cache/save"]["key"].startswith(job.used["actions/cache/restore"]["restore-keys"])
+    for prefix in job.used["actions/cache/restore"]["restore-keys"].split():
+        assert job.used["actions/cache/save"]["key"].startswith(prefix)
     Job(project, {"changed-only": "false"}, environment).run()
     assert "--changed-only" not in _told(environment, "checked")
     assert not [word for word in _told(environment, "checked") if word.startswith("--baseline")]
@@ -282,6 +285,31 @@ def test_the_report_has_the_format_that_is_asked_for(
     job = Job(project, {"format": format}, environment).run()
     assert job.output("report").endswith(f".{ending}")
     assert "20% larger" in Path(job.output("report")).read_text()
+
+
+def test_findings_are_where_the_file_is_in_the_repository(project: Path, environment: dict[str, str]) -> None:
+    folder = project / "mobile"
+    folder.mkdir()
+    (folder / "deploykit-baseline.json").write_text('{\n "net:net/onnx/fp32": {\n }\n}\n')
+    report = _report(WORSE).model_copy(update={"baseline": "deploykit-baseline.json"})
+    _pretend(environment, report, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GITHUB_WORKSPACE", str(project))
+        job = Job(project, {"working-directory": "mobile", "format": "sarif"}, environment).run()
+    (result,) = json.loads(Path(job.output("report")).read_text())["runs"][0]["results"]
+    place = result["locations"][0]["physicalLocation"]
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("mobile/deploykit-baseline.json", 2)
+
+
+def test_uses_in_one_job_and_jobs_of_a_matrix_do_not_meet(project: Path, environment: dict[str, str]) -> None:
+    _pretend(environment, _report(), 0)
+    first, second = (Job(project, {"artifact-name": name}, environment).run() for name in ("a, b", "c"))
+    assert first.output("report") != second.output("report")
+    assert all(CheckReport.model_validate_json(Path(job.output("report")).read_text()) for job in (first, second))
+    keys = [job.used["actions/cache/save"]["key"] for job in (first, second)]
+    assert keys == ["deploykit-Linux-X64-models-a--b-7-1", "deploykit-Linux-X64-models-c-7-1"]
+    own, anybodys = second.used["actions/cache/restore"]["restore-keys"].split()
+    assert (own, anybodys) == ("deploykit-Linux-X64-models-c-", "deploykit-Linux-X64-")
 
 
 def test_what_is_switched_off_is_not_done(project: Path, environment: dict[str, str]) -> None:
