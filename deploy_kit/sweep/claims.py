@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -63,30 +64,34 @@ class Worker:
         Args:
             instead_of: when a result of it was made that is to be replaced; it stays until the new one is there.
         """
-        units = units_table
         try:
             with self.store.transaction() as connection:
-                row = connection.execute(select(units).where(self._is(key))).mappings().one_or_none()
-                if row is None:
-                    values = {"run": self.run, "cell": key.cell, "device": key.device, "threads": key.threads}
-                    connection.execute(insert(units).values(worker=self.id, **values))
-                    return True
-                if row["document"] is not None and row["created"] != instead_of:
-                    return False
-                if row["worker"] is not None and row["worker"] != self.id and _alive(connection, row["worker"]):
-                    return False
-                unchanged = (units.c.worker.is_not_distinct_from(row["worker"]),)
-                same = (*unchanged, units.c.created.is_not_distinct_from(row["created"]))
-                taken = connection.execute(update(units).where(self._is(key), *same).values(worker=self.id))
-                return taken.rowcount == 1
+                return self._take(connection, key, instead_of)
         except IntegrityError:  # another was quicker
             return False
 
+    def take_all(self, wanted: Mapping[Key, str | None]) -> set[Key]:
+        """Take what can be taken of units, each with its ``instead_of``, in one transaction; those that were."""
+        ordered = sorted(wanted)  # as all workers have them, so that no two wait for each other
+        try:
+            with self.store.transaction() as connection:
+                return {key for key in ordered if self._take(connection, key, wanted[key])}
+        except IntegrityError:  # another was quicker at one of them
+            return {key for key in ordered if self.take(key, instead_of=wanted[key])}
+
     def done(self, unit: Unit) -> bool:
         """Keep the result of a unit that this worker took; False where it was thought lost, and another has it."""
+        return bool(self.done_all([unit]))
+
+    def done_all(self, ended: Sequence[Unit]) -> set[Key]:
+        """Keep the results of units that this worker took, in one transaction; those that it still had."""
+        kept = set()
         with self.store.transaction() as connection:
-            mine = update(units_table).where(self._is(unit.key), units_table.c.worker == self.id)
-            return connection.execute(mine.values(**columns_of(unit))).rowcount == 1
+            for unit in sorted(ended, key=lambda unit: unit.key):
+                mine = update(units_table).where(self._is(unit.key), units_table.c.worker == self.id)
+                if connection.execute(mine.values(**columns_of(unit))).rowcount == 1:
+                    kept.add(unit.key)
+        return kept
 
     def give_back(self, key: Key) -> None:
         """Let another do a unit that this worker took."""
@@ -102,6 +107,21 @@ class Worker:
         with self.store.transaction(writes=False) as connection:
             found = connection.execute(select(workers_table.c.id).where(workers_table.c.run == self.run)).scalars()
             return {name for name in found.all() if _alive(connection, name)}
+
+    def _take(self, connection: Connection, key: Key, instead_of: str | None) -> bool:
+        units = units_table
+        row = connection.execute(select(units).where(self._is(key))).mappings().one_or_none()
+        if row is None:
+            values = {"run": self.run, "cell": key.cell, "device": key.device, "threads": key.threads}
+            connection.execute(insert(units).values(worker=self.id, **values))
+            return True
+        if row["document"] is not None and row["created"] != instead_of:
+            return False
+        if row["worker"] is not None and row["worker"] != self.id and _alive(connection, row["worker"]):
+            return False
+        unchanged = (units.c.worker.is_not_distinct_from(row["worker"]),)
+        same = (*unchanged, units.c.created.is_not_distinct_from(row["created"]))
+        return connection.execute(update(units).where(self._is(key), *same).values(worker=self.id)).rowcount == 1
 
     def _is(self, key: Key) -> Any:
         units = units_table.c

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from deploy_kit.cells.commit import commit_of
 from deploy_kit.cells.entry import Entry
 from deploy_kit.cells.recipe import CellSpec, Recipe
 from deploy_kit.cells.result import GOOD, CellResult
@@ -146,9 +146,12 @@ class Sweep:
                 (self.root / REFERENCES).mkdir(parents=True, exist_ok=True)
                 _remove_partial(self.root, worker.alive())
                 try:
-                    while self._pass(worker):
-                        time.sleep(LOOK)
+                    waiting, undone = self._open(worker)
+                    while undone:
+                        if not self._pass(waiting, worker):
+                            time.sleep(LOOK)  # others have what there is
                         self._look()
+                        waiting, undone = self._open(worker)
                 finally:
                     self.executor.stop()
                     _remove_partial(self.root, worker.others())
@@ -167,28 +170,34 @@ class Sweep:
         self._units = {unit.key: unit for unit in self.store.units(self.run)}
         return len(self._units)
 
-    def _pass(self, worker: Worker) -> bool:
-        """Do all that this worker can have now; whether something is not done yet."""
-        waiting, undone = self._open(worker)
+    def _pass(self, waiting: list[Task], worker: Worker) -> bool:
+        """Do all of some tasks that this worker can have; whether there was any."""
+        before = self._done_now
         while waiting or self._running:
-            waiting = [task for task in waiting if not self._began(task, waiting, worker)]
+            waiting = self._begin(waiting, worker)
             if not self._running:
                 break
-            for finished in self.executor.wait(LOOK):
-                waiting += self._ended(finished, worker)
-        return undone
+            waiting = [*self._ended(self.executor.wait(LOOK), worker), *waiting]  # no device waits for exports
+        return self._done_now > before
 
-    def _began(self, task: Task, waiting: Sequence[Task], worker: Worker) -> bool:
-        """Begin a task if it can be; whether it need not wait any longer, also because another has it."""
-        if not self.executor.has_room(task):
-            return False
+    def _begin(self, waiting: Sequence[Task], worker: Worker) -> list[Task]:
+        """Begin the tasks that can be; those that have to wait, which are not those that another has."""
+        chosen: list[Task] = []
+        later: list[Task] = []
+        for task in waiting:
+            (chosen if self._can_begin(task, chosen, waiting) else later).append(task)
+        taken = worker.take_all({task.key: self._again.get(task.key) for task in chosen}) if chosen else set()
+        for task in chosen:
+            if task.key in taken:
+                folder = self._folder(task, worker)
+                self._running[task.key] = folder
+                self.executor.start(task, folder)
+        return later
+
+    def _can_begin(self, task: Task, beside: Sequence[Task], waiting: Sequence[Task]) -> bool:
         if task.of_this_machine and any(key.is_export for key in (*self._running, *(each.key for each in waiting))):
             return False  # they would disturb it
-        if worker.take(task.key, instead_of=self._again.get(task.key)):
-            folder = self._folder(task, worker)
-            self._running[task.key] = folder
-            self.executor.start(task, folder)
-        return True
+        return self.executor.has_room(task, beside)
 
     def _folder(self, task: Task, worker: Worker) -> Path:
         if task.key.is_export:
@@ -222,15 +231,36 @@ class Sweep:
         here = unit.artifact is not None and unit.host == socket.gethostname()
         return here and Path(str(unit.artifact), MANIFEST).is_file()
 
-    def _ended(self, finished: Finished, worker: Worker) -> list[Task]:
-        """Keep a result; what can be done now that it is there."""
+    def _ended(self, finished: Sequence[Finished], worker: Worker) -> list[Task]:
+        """Keep results; what can be done now that they are there."""
+        if not finished:
+            return []
+        units = [self._unit(each) for each in finished]
+        kept = worker.done_all(units)
+        next_: list[Task] = []
+        for each, unit in zip(finished, units, strict=True):
+            if unit.key not in kept:
+                self.note(f"{called(unit.key)}: another did it, when no sign of life came from here in time")
+                continue
+            self._units[unit.key] = unit
+            self._done_now += 1
+            self._pace.add(unit.key, each.result.seconds, now=True)
+            keys = self._keys()
+            left = [key for key in keys if self._is_open(key)]
+            self.progress(Progress(len(keys) - len(left), len(keys), unit, self._pace.rest_s(left)))
+            measurements = self._tasks[each.task.cell.id][1] if unit.artifact else []
+            next_ += [task for task in measurements if self._is_open(task.key)]
+        return next_
+
+    def _unit(self, finished: Finished) -> Unit:
+        """A result as it is kept; an export's artifact is put where it stays."""
         task, result = finished.task, finished.result
         folder, artifact = self._running.pop(task.key), None
         if isinstance(result, CellResult) and result.works:
             artifact = self.root / self._names[task.cell.id]
             shutil.rmtree(artifact, ignore_errors=True)
             folder.rename(artifact)
-        unit = Unit(
+        return Unit(
             key=task.key,
             outcome=str(result.outcome),
             document=result.model_dump(mode="json", by_alias=True),
@@ -240,16 +270,6 @@ class Sweep:
             seconds=result.seconds,
             artifact=None if artifact is None else str(artifact.resolve()),
         )
-        if not worker.done(unit):
-            self.note(f"{called(task.key)}: another did it, when no sign of life came from here in time")
-            return []
-        self._units[task.key] = unit
-        self._done_now += 1
-        self._pace.add(task.key, result.seconds, now=True)
-        left = [key for key in self._keys() if self._is_open(key)]
-        self.progress(Progress(len(self._keys()) - len(left), len(self._keys()), unit, self._pace.rest_s(left)))
-        measurements = self._tasks[task.cell.id][1] if artifact else []
-        return [each for each in measurements if self._is_open(each.key)]
 
     def _keys(self) -> list[Key]:
         """Every unit that there is to do, as far as is known: a cell that fails is not measured."""
@@ -392,18 +412,6 @@ def decides(recipe: Recipe) -> str:
         raise UserError(f"{str(error.filename)!r} cannot be read: {error.strerror}", fix="mend the recipe") from error
     what = json.dumps([cells, bench, version("deploy-kit")], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of the work tree that a folder is in, with ``+`` where files differ from it; None where it is none."""
-    try:
-        words = ["git", "-C", str(folder)]
-        head = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=30, check=True)
-        status = [*words, "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(status, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def default_root(run: str) -> Path:

@@ -40,8 +40,8 @@ class Executor(Protocol):
     def prepare(self, devices: Sequence[str]) -> None:
         """See that what will be measured on is there, before anything is done; `DeployKitError` where it is not."""
 
-    def has_room(self, task: Task) -> bool:
-        """Whether a task can begin now, or next."""
+    def has_room(self, task: Task, beside: Sequence[Task] = ()) -> bool:
+        """Whether a task can begin now, or next, if those ``beside`` it do."""
 
     def start(self, task: Task, folder: Path) -> None:
         """Begin a task: an export into a folder that is not there yet, a measurement of the artifact in one."""
@@ -78,13 +78,15 @@ class Local:
         for device in devices:
             self.work.look(device)
 
-    def has_room(self, task: Task) -> bool:
-        exports = sum(key.is_export for key in self._running)
-        if any(each.of_this_machine for each, _ in self._running.values()):
-            return not task.key.is_export and not task.of_this_machine and self._is_free(task)
+    def has_room(self, task: Task, beside: Sequence[Task] = ()) -> bool:
+        others = [*(each for each, _ in self._running.values()), *beside]
+        exports = sum(each.key.is_export for each in others)
+        free = all(each.key.device != task.key.device for each in others)
+        if any(each.of_this_machine for each in others):
+            return not task.key.is_export and not task.of_this_machine and free
         if task.key.is_export:
             return exports < self.jobs and self._fits(exports)
-        return self._is_free(task) and not (task.of_this_machine and exports)
+        return free and not (task.of_this_machine and exports)
 
     def start(self, task: Task, folder: Path) -> None:
         thread = threading.Thread(target=self._do, args=(task, folder), daemon=True)
@@ -97,12 +99,14 @@ class Local:
             found.append(self._ended.get(timeout=seconds))
             while True:
                 found.append(self._ended.get_nowait())
-        finished = []
+        finished = [each for each in found if isinstance(each, Finished)]
         for each in found:
             if not isinstance(each, Finished):
-                raise each[1]
+                if not finished:
+                    raise each[1]
+                self._ended.put(each)  # for the next call: what ended well is kept first
+        for each in finished:
             del self._running[each.task.key]
-            finished.append(each)
             peak = each.result.peak_kb if isinstance(each.result, CellResult) else None
             self._expected_kb = max(filter(None, (self._expected_kb, peak)), default=None)
         return finished
@@ -112,9 +116,6 @@ class Local:
         _end(_children())
         for _, thread in self._running.values():
             thread.join(END_S)
-
-    def _is_free(self, task: Task) -> bool:
-        return all(key.device != task.key.device for key in self._running)
 
     def _fits(self, running: int) -> bool:
         """As `deploy_kit.cells.pool.run_all` has it: one is always at work."""

@@ -296,10 +296,11 @@ class Hosts:
                 fix=f"""start Ray on the host that has it with --resources='{{"{gone[0]}": 1}}'""",
             )
 
-    def has_room(self, task: Task) -> bool:
+    def has_room(self, task: Task, beside: Sequence[Task] = ()) -> bool:
         """Twice as many are given to the cluster as it can do, so that no host waits for the next."""
-        name = "CPU" if task.key.is_export else task.key.device
-        flying = sum(_resource(flight.task) == name for flight in self._flying.values())
+        name = _resource(task)
+        others = [*(flight.task for flight in self._flying.values()), *beside]
+        flying = sum(_resource(each) == name for each in others)
         return flying < 2 * max(1, int(self._have().get(name, 0)))
 
     def start(self, task: Task, folder: Path) -> None:

@@ -51,6 +51,17 @@ def test_a_unit_is_taken_by_one_and_done_once(store: Store, open_again: Callable
     assert [unit.key for unit in store.units(run)] == [KEY]
 
 
+def test_units_are_taken_and_done_together(store: Store, open_again: Callable[[], Store], run: str) -> None:
+    others = [Key(KEY.cell, f"adb:{index}", 1) for index in range(3)]
+    with Worker(store, run) as one, Worker(open_again(), run) as two:
+        assert two.take(others[1])
+        assert one.take_all(dict.fromkeys([*others, KEY])) == {others[0], others[2], KEY}
+        assert two.take_all(dict.fromkeys(others)) == {others[1]}
+        assert one.done_all([unit_of(key) for key in (*others, KEY)]) == {others[0], others[2], KEY}
+        assert two.take_all(dict.fromkeys([KEY, *others])) == {others[1]}
+    assert {unit.key for unit in store.units(run)} == {others[0], others[2], KEY}
+
+
 def test_what_a_worker_did_not_do_is_free_when_it_ends(store: Store, run: str) -> None:
     with Worker(store, run) as one:
         assert one.take(KEY)

@@ -19,6 +19,7 @@ from deploy_kit.errors import DeployKitError
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep import drive
 from deploy_kit.sweep.drive import Pace, Progress, SweepReport, called, decides, folder_names, sweep
+from deploy_kit.sweep.local import Local
 from deploy_kit.sweep.store import Key, Store, open_store
 from deploy_kit.sweep.work import BenchResult, Task, Work, command, tasks_of
 from tests.cli.support import ROOT, environment
@@ -49,6 +50,8 @@ class Lab:
         self.broken: set[str] = set()
         self.absent: set[str] = set()
         self.error: BaseException | None = None
+        self.erring = threading.Event()
+        """When the error comes."""
         self.seconds = 0.02
         self._now: list[str] = []
         self._lock = threading.Lock()
@@ -65,6 +68,7 @@ class Lab:
         with self._at_work(task):
             if self.error is not None and task.key.cell.startswith("tests.sweep.fakes:b"):
                 folder.mkdir()
+                assert self.erring.wait(30)
                 raise self.error
             if task.key.cell in self.broken:
                 return CellResult(cell=task.cell, outcome=Outcome.CRASHED, reason="boom", seconds=0.1, created=EPOCH)
@@ -158,18 +162,23 @@ def test_a_finished_recipe_begins_another_run_and_so_does_new(store: Store) -> N
 def test_what_was_done_is_not_done_again_after_an_error(store: Store, tmp_path: Path) -> None:
     lab = Lab()
     lab.error = OSError(errno.ENOSPC, "No space left on device")
+
+    def progress(made: Progress) -> None:
+        if made.done == 4:
+            lab.erring.set()
+
     with pytest.raises(DeployKitError, match="no space left") as found:
-        go(store, lab, *"abc", artifacts=tmp_path / "kept")
+        go(store, lab, *"abc", artifacts=tmp_path / "kept", progress=progress)
     assert "what was done is kept" in found.value.fix
     assert not list((tmp_path / "kept").rglob(".partial*"))
-    lab.error = None
+    lab.error, lab.done = None, []
     notes: list[str] = []
     report = go(store, lab, *"abc", artifacts=tmp_path / "kept", note=notes.append)
     assert any("goes on" in note for note in notes)
     assert len(store.units(report.run)) == 6
     assert len(store.runs()) == 1
-    assert len(lab.done) - report.done_before <= len(set(lab.done)) + 2  # what was at work when it ended
-    assert report.done_before + report.done_now == 6
+    assert lab.done == [Key(cell("b")), Key(cell("b"), "sim:1", 1)]
+    assert (report.done_before, report.done_now) == (4, 2)
 
 
 def test_artifacts_are_kept_where_that_is_asked_for_and_go_otherwise(store: Store, tmp_path: Path) -> None:
@@ -303,3 +312,18 @@ def test_the_command_names_the_folder_that_export_writes(model: str, folder: str
     recipe = recipe_of("a").model_copy(update={"models": (model,)})
     _, (task,) = tasks_of(recipe, recipe.cells()[0])
     assert command(task).startswith(f"deploykit bench artifacts/{folder}/onnx ")
+
+
+def test_what_ended_well_is_not_lost_to_an_error_that_came_with_it(tmp_path: Path) -> None:
+    lab = Lab()
+    lab.error = OSError(errno.ENOSPC, "No space left on device")
+    lab.erring.set()
+    tasks = [tasks_of(recipe, recipe.cells()[0])[0] for recipe in (recipe_of("b"), recipe_of("a"))]
+    executor = Local(lab.work, jobs=2, memory_kb=10**9)
+    for index, task in enumerate(tasks):
+        executor.start(task, tmp_path / str(index))
+    for _, thread in executor._running.values():
+        thread.join()
+    assert [finished.task for finished in executor.wait(5)] == tasks[1:]
+    with pytest.raises(OSError, match="No space"):
+        executor.wait(5)
