@@ -1,8 +1,8 @@
 """Results and artifacts of cells, by the key of what they are made of.
 
 A folder that several processes use at once. An entry is written beside and renamed into place, so that it is whole or
-absent; it is locked while it is used, and what was not used for longest goes when there is more than the limit. What
-was damaged is not there. Nothing here needs a lock file: a folder can be locked itself.
+absent; what was not used for longest goes when there is more than the limit, but for what a run has in `Cache.holding`.
+What was damaged is not there. Nothing here needs a lock file: a folder can be locked itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from deploy_kit.outcome import Outcome
 
 ENTRY, ARTIFACT = "entry.json", "artifact"
 ENTRIES, WORK = "cells", "work"
+HELD = "held-"
+"""Begins the name of a file in a working folder that keeps the entry of the rest of its name."""
 
 NEW_S = 60.0
 """Seconds in which a working folder may not be locked yet."""
@@ -74,6 +76,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit_bytes: int):
         self.folder, self.limit_bytes = folder, limit_bytes
+        self._marks: Path | None = None
         with _explained(folder):
             for part in (ENTRIES, WORK):
                 (folder / part).mkdir(parents=True, exist_ok=True)
@@ -84,11 +87,23 @@ class Cache:
         """A folder to work in, on the same disk; it goes with all that is in it, now or, of a killed run, later."""
         with _explained(self.folder):
             work = Path(tempfile.mkdtemp(dir=self.folder / WORK))
-        with _locked(work, fcntl.LOCK_EX):
+        with locked(work, fcntl.LOCK_EX):
             try:
                 yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """No run removes what is put or found in the body until its end, whatever it puts or trims."""
+        if self._marks is not None:
+            yield
+            return
+        with self.workspace() as self._marks:
+            try:
+                yield
+            finally:
+                self._marks = None
 
     def put(self, key: str, result: CellResult, artifact: Path | None) -> Path | None:
         """Keep a result, and the artifact that it has in a folder of a `workspace`, which is moved.
@@ -108,6 +123,7 @@ class Cache:
                 entry = _Entry(key=key, result=result, files=files)
                 (place / ENTRY).write_text(entry.model_dump_json(indent=1), encoding="utf-8")
                 place.chmod(0o755)
+                self._mark(place)
                 published = self._publish(place, key)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
@@ -118,32 +134,45 @@ class Cache:
 
     def get(self, key: str) -> CellResult | None:
         """The result with a key, whose artifact is there and is what it was; None where there is none."""
+        found = self._find(key)
+        return None if found is None else found[0].result
+
+    def artifact(self, key: str) -> Path | None:
+        """The folder of the artifact with a key; None where there is none. It is used in `holding`."""
+        found = self._find(key)
+        return None if found is None or found[0].files is None else found[1] / ARTIFACT
+
+    def _find(self, key: str) -> tuple[_Entry, Path] | None:
+        """The newest whole entry with a key, and where it is; damaged ones go."""
         for place in self._places(key):
-            with _locked(place, fcntl.LOCK_SH) as lock:
+            with locked(place, fcntl.LOCK_SH) as lock:
                 entry = _read(place, key) if lock else None
                 if entry is not None:
                     _touch(place)
-                    return entry.result
+                    self._mark(place)
+                    return entry, place
             if lock:
                 self._remove(place)
         return None
 
-    def artifact(self, key: str) -> Path | None:
-        """The folder of the artifact with a key; None where there is none. What uses it, has it in `held`."""
-        if self.get(key) is None:
-            return None
-        return next((place / ARTIFACT for place in self._places(key) if (place / ARTIFACT).is_dir()), None)
+    def _mark(self, place: Path) -> None:
+        """Keep an entry, which this process has locked or alone knows of, while `holding`."""
+        if self._marks is not None:
+            with _explained(self.folder):
+                (self._marks / f"{HELD}{place.name}").touch()
 
-    @contextmanager
-    def held(self, artifact: Path) -> Iterator[bool]:
-        """Keep an artifact of this cache from being removed; False where it is gone already."""
-        with _locked(artifact.parent, fcntl.LOCK_SH) as lock:
-            yield lock and artifact.is_dir()
+    def _is_held(self, place: Path) -> bool:
+        for work in _listed(self.folder / WORK):
+            if (work / f"{HELD}{place.name}").exists():
+                with locked(work, fcntl.LOCK_EX) as free:
+                    if not free:
+                        return True
+        return False
 
     def trim(self) -> int:
         """Remove what was used longest ago, and is not in use, until the rest fits the limit; how many went."""
         places = sorted((place for key in _listed(self.folder / ENTRIES) for place in _listed(key)), key=_last_use)
-        sizes = [_size_of(place) for place in places]
+        sizes = [size_of(place) for place in places]
         total, removed = sum(sizes), 0
         for place, size in zip(places, sizes):
             if total <= self.limit_bytes:
@@ -165,8 +194,10 @@ class Cache:
 
     def _remove(self, place: Path) -> bool:
         """Remove an entry that nobody uses; whether it is gone."""
-        with _locked(place, fcntl.LOCK_EX) as lock:
-            if not lock:
+        if self._is_held(place):  # known without a lock, with which others would not find it
+            return False
+        with locked(place, fcntl.LOCK_EX) as lock:
+            if not lock or self._is_held(place):
                 return False
             trash = self.folder / WORK / f"{place.name}.old"
             try:
@@ -183,13 +214,13 @@ class Cache:
         for work in _listed(self.folder / WORK):
             if time.time() - _last_use(work) < NEW_S:
                 continue
-            with _locked(work, fcntl.LOCK_EX) as lock:
+            with locked(work, fcntl.LOCK_EX) as lock:
                 if lock:
                     shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[bool]:
+def locked(folder: Path, kind: int) -> Iterator[bool]:
     """Lock a folder, shared with others or for oneself alone; False where it cannot be, as others have locked it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -264,7 +295,8 @@ def _touch(place: Path) -> None:
         os.utime(place)
 
 
-def _size_of(place: Path) -> int:
+def size_of(place: Path) -> int:
+    """The bytes of the files in a folder."""
     total = 0
     for folder, _, names in os.walk(place):  # what others remove meanwhile is passed over
         for name in names:

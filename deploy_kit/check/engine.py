@@ -53,11 +53,19 @@ class Checker:
 
     Args:
         shared: what it shares with other checkers; None is nothing.
+        cache: of the same settings; what it has from there is held until its end, or that of the cache's `holding`.
     """
 
-    def __init__(self, recipe: Recipe, baseline: Baseline | None, settings: Settings, shared: _Shared | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        baseline: Baseline | None,
+        settings: Settings,
+        shared: _Shared | None = None,
+        cache: Cache | None = None,
+    ):
         self.recipe, self.baseline, self.settings = recipe, baseline, settings
-        self.cache = Cache(settings.cache_folder, settings.cache_limit_bytes)
+        self.cache = open_cache(settings) if cache is None else cache
         self.stop = Stop()
         self._shared = shared
         self._keys = Keys(recipe) if shared is None else shared.keys
@@ -65,6 +73,7 @@ class Checker:
         self._work: Path | None = None
 
     def __enter__(self) -> Checker:
+        self._open.enter_context(self.cache.holding())
         self._work = self._open.enter_context(self.cache.workspace())
         return self
 
@@ -125,10 +134,7 @@ class Checker:
         if self.recipe.latency is None or checked.artifact is None:
             return checked
         known = self.known(checked.result.cell)
-        with self.cache.held(checked.artifact):
-            timing = latency.time_against(
-                known, checked, self.recipe.latency, self.files, command=self.settings.command
-            )
+        timing = latency.time_against(known, checked, self.recipe.latency, self.files, command=self.settings.command)
         return checked.model_copy(update={"findings": [*checked.findings, *timing.findings], "ratio": timing.ratio})
 
     @property
@@ -174,7 +180,7 @@ def check_cell(cell: CellSpec, recipe: Recipe, baseline: Baseline | None, settin
     with Checker(recipe, baseline, settings, _shared_by(recipe)) as checker:
         found = checker.unchanged(cell) or checker.keep(checker.export(cell))
         found = checker.timed(found)
-    checker.cache.trim()
+    trim(baseline, settings)
     return found
 
 
@@ -186,6 +192,7 @@ def check(
     *,
     whole: bool = True,
     called: str | None = None,
+    cache: Cache | None = None,
 ) -> CheckReport:
     """Check all cells of a recipe, several at a time, and then time those that changed, one at a time.
 
@@ -197,6 +204,7 @@ def check(
         announce: is told of each cell when it is done.
         whole: whether the recipe has all cells of the baseline; those that are gone are then found.
         called: the baseline's file, for the report.
+        cache: see `open_cache`; the report's artifacts are there at least until its `holding` ends.
 
     Raises:
         UserError: the recipe asks for what cannot be.
@@ -204,8 +212,8 @@ def check(
     """
     created, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     cells = recipe.cells()
-    with Checker(recipe, baseline, settings) as checker:
-        checker.cache.trim()
+    with Checker(recipe, baseline, settings, cache=cache) as checker:
+        trim(baseline, settings)
         found = _exported(checker, cells, announce)
         done = [_timed(checker, found[cell.id], announce) for cell in cells]
     return CheckReport(
@@ -273,16 +281,30 @@ def new_baseline(
     return updated(baseline, report.cells, whole=whole, runners=runners)
 
 
+def open_cache(settings: Settings) -> Cache:
+    """The cache of some settings; what `check` and `new_baseline` use is to be in one `Cache.holding` of it."""
+    return Cache(settings.cache_folder, settings.cache_limit_bytes)
+
+
 def baseline_files(settings: Settings) -> latency.BaselineFiles:
     """The folder of what later checks are timed against."""
     return latency.BaselineFiles(settings.cache_folder / BASELINE_FILES)
 
 
+def trim(baseline: Baseline | None, settings: Settings) -> None:
+    """Make the cache no larger than its limit, with what cells are timed against.
+
+    What ``baseline`` does not need of that has half of the limit; what it needs goes only where it is over the limit.
+    """
+    limit, files = settings.cache_limit_bytes, baseline_files(settings)
+    files.trim(limit // 2, latency.needed(baseline))
+    kept = files.trim(limit)
+    Cache(settings.cache_folder, limit - kept).trim()
+
+
 def tidy(report: CheckReport, baseline: Baseline | None, settings: Settings) -> CheckReport:
     """Make the cache no larger than its limit; the report without the artifacts that are gone then."""
-    Cache(settings.cache_folder, settings.cache_limit_bytes).trim()
-    needed = [known.sha256 for known in baseline.cells.values() if known.sha256] if baseline is not None else []
-    baseline_files(settings).trim(settings.cache_limit_bytes, needed)
+    trim(baseline, settings)
     there = [
         each if each.artifact is None or each.artifact.is_dir() else each.model_copy(update={"artifact": None})
         for each in report.cells

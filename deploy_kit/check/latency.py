@@ -6,13 +6,15 @@ them where that is the user's own, are kept in a folder by their content; a base
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from deploy_kit.benchmarks.runners.choice import choose_runner, targets_of
 from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.benchmarks.summary import summarise
 from deploy_kit.cells.recipe import Latency
-from deploy_kit.check.baseline import UPDATE, Known, artifact_sha256
+from deploy_kit.check.baseline import UPDATE, Baseline, Known, artifact_sha256
+from deploy_kit.check.cache import locked, size_of
 from deploy_kit.check.compare import ACCEPT
 from deploy_kit.check.findings import Checked, Finding, Kind, Level
 from deploy_kit.devices.base import Device
@@ -33,6 +36,9 @@ from deploy_kit.errors import DeployKitError, UserError
 
 PROGRAM = "program, sha256 "
 """How the identity of a runner begins that is a program of the user's."""
+
+LEFT_S = 3600.0
+"""Seconds after which a copy that is not whole is of a killed run."""
 
 MOST_NOTES = 4
 """Of the conditions of a comparison, as many are told: a busy machine has one a round."""
@@ -46,6 +52,17 @@ class BaselineFiles:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._held: ExitStack | None = None
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """What is taken out in the body stays until its end, whoever trims the folder."""
+        with ExitStack() as self._held:
+            try:
+                yield
+            finally:
+                held, self._held = self._held, None
+                held.close()
 
     def keep_artifact(self, folder: Path) -> str:
         """Keep a copy of an artifact; returns its sha256, as `artifact_sha256` has it."""
@@ -63,9 +80,9 @@ class BaselineFiles:
 
     def artifact(self, sha256: str | None) -> Artifact | None:
         """The artifact with this content; None where it is not there, or is no longer what it was."""
-        place = self._place(sha256)
+        place = self._taken(sha256)
         try:
-            if place is None or not place.is_dir() or artifact_sha256(place) != sha256:
+            if place is None or artifact_sha256(place) != sha256:
                 return None
             found = open_artifact(place)
         except UserError:
@@ -75,8 +92,8 @@ class BaselineFiles:
 
     def program(self, sha256: str | None) -> Path | None:
         """The program with this content; None where it is not there, or is no longer what it was."""
-        place = self._place(sha256)
-        if place is None or not place.is_dir():
+        place = self._taken(sha256)
+        if place is None:
             return None
         files = list(place.iterdir())
         if len(files) != 1 or not files[0].is_file() or _file_sha256(files[0]) != sha256:
@@ -84,17 +101,38 @@ class BaselineFiles:
         _used(place)
         return files[0]
 
-    def trim(self, limit_bytes: int, needed: Collection[str] = ()) -> None:
-        """Remove what was used longest ago until the rest has at most so many bytes; what is ``needed`` stays."""
+    def trim(self, limit_bytes: int, needed: Collection[str] = ()) -> int:
+        """Remove what was used longest ago until the rest has at most so many bytes, and what killed runs have left.
+
+        What is ``needed`` stays, and what others have in `holding`.
+
+        Returns:
+            The bytes that the rest has.
+        """
+        for scratch in self.folder.glob(".*"):
+            if time.time() - _last_use(scratch) > LEFT_S:
+                shutil.rmtree(scratch, ignore_errors=True)
         places = [place for place in self.folder.glob("*") if self._place(place.name) and place.is_dir()]
-        sizes = {place: _bytes_in(place) for place in places}
+        sizes = {place: size_of(place) for place in places}
         left = sum(sizes.values())
         for place in sorted(places, key=_last_use):
             if left <= limit_bytes:
-                return
-            if place.name not in needed:
-                shutil.rmtree(place, ignore_errors=True)
+                break
+            if place.name not in needed and _removed(place):
                 left -= sizes[place]
+        return left
+
+    def _taken(self, sha256: str | None) -> Path | None:
+        """Where something is, which stays there while `holding`; None where it is not, or is being removed."""
+        place = self._place(sha256)
+        if place is None:
+            return None
+        with ExitStack() as stack:
+            if not stack.enter_context(locked(place, fcntl.LOCK_SH)):
+                return None
+            if self._held is not None:
+                self._held.push(stack.pop_all())
+        return place
 
     def _place(self, sha256: str | None) -> Path | None:
         return self.folder / sha256 if sha256 and re.fullmatch(r"[0-9a-f]{64}", sha256) else None
@@ -138,12 +176,19 @@ def _last_use(place: Path) -> float:
         return 0.0
 
 
-def _bytes_in(place: Path) -> int:
-    total = 0
-    for path in place.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size
-    return total
+def _removed(place: Path) -> bool:
+    """Remove what nobody has in `BaselineFiles.holding`; whether it is gone."""
+    with locked(place, fcntl.LOCK_EX) as lock:
+        if lock:
+            shutil.rmtree(place, ignore_errors=True)
+    return not place.exists()
+
+
+def needed(baseline: Baseline | None) -> set[str]:
+    """What the cells of a baseline are timed against, and by: the sha256 of artifacts and of programs of the user's."""
+    cells = [] if baseline is None else list(baseline.cells.values())
+    programs = {known.runner.removeprefix(PROGRAM) for known in cells if known.runner}
+    return {known.sha256 for known in cells if known.sha256} | programs
 
 
 def keep(cells: Sequence[Checked], latency: Latency, files: BaselineFiles) -> dict[str, str]:
@@ -215,7 +260,8 @@ def time_against(
         return Timing()
     cell = checked.result.cell.id
     try:
-        return _timing(known, checked, checked.artifact, latency, files, command)
+        with files.holding():
+            return _timing(known, checked, checked.artifact, latency, files, command)
     except DeployKitError as error:
         return _not_compared(cell, f"its latency could not be compared: {error}", error.fix)
 

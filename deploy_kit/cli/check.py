@@ -82,7 +82,7 @@ def command(
     """
     from deploy_kit.check.baseline import DEFAULT_BASELINE, read_baseline, write_baseline
     from deploy_kit.check.cache import default_folder
-    from deploy_kit.check.engine import Settings, check, new_baseline, tidy
+    from deploy_kit.check.engine import Settings, check, new_baseline, open_cache, tidy
     from deploy_kit.check.formats import FORMATS
     from deploy_kit.errors import UserError, unknown_name
 
@@ -105,16 +105,17 @@ def command(
         command=shlex.join(["deploykit", *sys.argv[1:]]),
     )
     kept = None if store is None else _open(store)
-    try:
-        report = check(
-            chosen, expected, settings, _announce, whole=whole, called=None if expected is None else _near(file)
-        )
-    except KeyboardInterrupt:  # typer turns it into exit code 130
-        print_note(INTERRUPTED)
-        raise
-    if update_baseline:
-        expected = new_baseline(report, chosen, expected, settings, whole=whole)
-        write_baseline(expected, file)
+    called = None if expected is None else _near(file)
+    found = open_cache(settings)
+    with found.holding():
+        try:
+            report = check(chosen, expected, settings, _announce, whole=whole, called=called, cache=found)
+        except KeyboardInterrupt:  # typer turns it into exit code 130
+            print_note(INTERRUPTED)
+            raise
+        if update_baseline:
+            expected = new_baseline(report, chosen, expected, settings, whole=whole)
+            write_baseline(expected, file)
     report = tidy(report, expected, settings)
     if kept is not None:
         _record(report, chosen, kept)

@@ -106,14 +106,46 @@ def test_what_was_not_used_for_longest_goes_when_there_is_too_much(cache: Cache)
         os.utime(entry(cache, key), (1000 + age, 1000 + age))
     assert cache.get("used") is not None
     small = Cache(cache.folder, 75_000)  # each has 30 kB, and some
-    artifact = small.folder / ENTRIES / "held" / entry(cache, "held").name / ARTIFACT
-    with cache.held(artifact) as there:
-        assert there
+    with cache.holding():
+        assert cache.artifact("held") is not None
+        os.utime(entry(cache, "held"), (1002, 1002))
         assert small.trim() == 2
     assert [key for key in ("old", "used", "held", "new") if small.get(key)] == ["used", "held"]
     assert sorted(path.name for path in (cache.folder / ENTRIES).iterdir()) == ["held", "used"]
-    with cache.held(cache.folder / ENTRIES / "old" / "x" / ARTIFACT) as there:
-        assert not there
+    Cache(cache.folder, 1).trim()
+    assert list((cache.folder / ENTRIES).iterdir()) == []
+
+
+def test_what_a_run_holds_stays_though_another_puts_the_same_cell(cache: Cache) -> None:
+    other = Cache(cache.folder, 1)
+    with cache.holding():
+        mine = put(cache, "k1", "mine")
+        theirs = put(other, "k1", "theirs")
+        assert mine is not None
+        assert theirs is not None
+        assert (mine / "model.onnx").read_text() == "mine"
+        assert other.trim() == 1  # of what is not held
+        assert not theirs.exists()
+        assert (mine / "model.onnx").read_text() == "mine"
+        assert cache.get("k1") == working()
+    assert other.trim() == 1
+    assert not mine.exists()
+    assert list((cache.folder / WORK).iterdir()) == []
+
+
+def killed_holding(folder: Path) -> None:
+    cache = Cache(folder, LIMIT)
+    with cache.holding():
+        put(cache, "k1")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_run_held_is_held_no_more(cache: Cache) -> None:
+    process = multiprocessing.get_context("fork").Process(target=killed_holding, args=(cache.folder,))
+    process.start()
+    process.join()
+    assert cache.get("k1") is not None
+    assert Cache(cache.folder, 1).trim() == 1
 
 
 def test_a_run_that_is_ended_in_the_middle_leaves_nothing_half_written(
@@ -165,13 +197,12 @@ def busy(folder: Path, number: int, failed: Path) -> None:
             put(cache, key, f"{key} {number}" * 1000)
             result = cache.get(f"k{(turn + 1) % 3}")
             assert result in (None, working())
-            artifact = cache.artifact(key)
-            if artifact is not None:
-                with cache.held(artifact) as there:
-                    if there:
-                        text = (artifact / "model.onnx").read_text()
-                        time.sleep(0.002)
-                        assert (artifact / "weights" / "data").read_text() == text * 2
+            with cache.holding():
+                artifact = cache.artifact(key)
+                if artifact is not None:
+                    text = (artifact / "model.onnx").read_text()
+                    time.sleep(0.002)
+                    assert (artifact / "weights" / "data").read_text() == text * 2
             cache.trim()
     except BaseException as error:
         failed.write_text(repr(error))

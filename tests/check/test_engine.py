@@ -13,7 +13,8 @@ from deploy_kit.cells.recipe import CellSpec, Recipe, make_recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.check import engine
 from deploy_kit.check.baseline import Baseline
-from deploy_kit.check.engine import Settings, check, check_cell, new_baseline, tidy
+from deploy_kit.check.cache import size_of
+from deploy_kit.check.engine import Settings, check, check_cell, new_baseline, open_cache, tidy
 from deploy_kit.check.findings import Kind
 from deploy_kit.check.latency import Timing
 from deploy_kit.outcome import Outcome
@@ -208,6 +209,44 @@ def test_a_cell_can_be_checked_alone(recipe: Recipe, settings: Settings, exports
     assert [finding.kind for finding in warm.findings] == [Kind.NEW_CELL]
     assert warm.artifact is not None
     assert exports.asked == [A]
+
+
+def test_a_check_beside_another_takes_nothing_away_from_it(
+    recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    cache = open_cache(settings)
+    with cache.holding():
+        report = check(recipe, None, settings, cache=cache)
+        other = Settings(settings.cache_folder, cache_limit_bytes=1)
+        tidy(check(recipe, None, other), None, other)
+        assert set(new_baseline(report, recipe, None, settings).cells) == {A, B}
+    tidy(report, None, other)
+    assert list((settings.cache_folder / "cells").iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.5, 2.5, 99])
+def test_the_limit_is_of_all_that_is_kept(
+    share: float, recipe: Recipe, settings: Settings, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.latency, "keep", lambda cells, _, files: {A: f"program, sha256 {program}"})
+    files = engine.baseline_files(settings)
+    unneeded, own = Path("unneeded"), Path("runner")
+    unneeded.write_text("x" * size_of(exports.artifact.folder))
+    own.write_text("x")
+    old, program = files.keep_program(unneeded), files.keep_program(own)
+    timed = make_recipe({"models": recipe.models, "targets": ["onnx"], "latency": {}}, Path.cwd())
+    report = check(timed, None, settings)
+    baseline = new_baseline(report, timed, None, settings)
+    sha256 = files.keep_artifact(exports.artifact.folder)
+    baseline.cells[A] = baseline.cells[A].model_copy(update={"sha256": sha256})
+    size = size_of(files.folder / sha256)
+    limit = int(size * share)
+    found = tidy(report, baseline, Settings(settings.cache_folder, cache_limit_bytes=limit))
+    assert size_of(settings.cache_folder) <= limit
+    assert (files.artifact(sha256) is not None) == (share > 1)
+    assert share < 1 or files.program(program) is not None
+    assert (files.program(old) is not None) == (share == 99)
+    assert sum(each.artifact is not None for each in found.cells) == {0.5: 0, 2.5: 1, 99: 2}[share]
 
 
 def test_the_cache_is_no_larger_than_its_limit_in_the_end(recipe: Recipe, settings: Settings, exports: Exports) -> None:

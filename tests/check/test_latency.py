@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -255,3 +256,27 @@ def test_a_device_that_fails_is_no_verdict(timed: Callable[[Compared], Timing]) 
     (finding,) = timed(Failed()).findings
     assert (finding.kind, finding.level, finding.fix) == (Kind.NOT_COMPARED, Level.WARNING, "plug it in")
     assert "it went away" in finding.message
+
+
+def test_what_is_timed_is_not_trimmed_by_another_check(
+    tiny_onnx: Artifact, files: BaselineFiles, tmp_path: Path
+) -> None:
+    sha256, runner = files.keep_artifact(tiny_onnx.folder), files.keep_program(program(tmp_path / "runner"))
+    other = BaselineFiles(files.folder)
+    with files.holding():
+        assert files.artifact(sha256) is not None
+        assert other.trim(0) > 0
+        assert other.program(runner) is None
+        assert other.artifact(sha256) is not None
+    assert other.trim(0) == 0
+    assert list(files.folder.iterdir()) == []
+
+
+def test_the_copy_of_a_killed_run_goes(files: BaselineFiles, tmp_path: Path) -> None:
+    files.keep_program(program(tmp_path / "runner"))
+    for name, age in ((".left", 2 * latency.LEFT_S), (".new", 0)):
+        (files.folder / name).mkdir()
+        os.utime(files.folder / name, (time.time() - age,) * 2)
+    files.trim(10**9)
+    assert sorted(path.name for path in files.folder.iterdir())[:1] == [".new"]
+    assert len(list(files.folder.iterdir())) == 2
