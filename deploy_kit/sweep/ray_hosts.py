@@ -28,6 +28,7 @@ from typing import Any
 
 from deploy_kit.cells.recipe import Recipe
 from deploy_kit.cells.result import CellResult
+from deploy_kit.disk import FULL
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep.local import Executor, Finished
@@ -54,12 +55,21 @@ QUIET = {
     "RAY_enable_metrics_collection": "0",
 }
 
+CALIBRATION = "calibration"
+"""The option of targets that names a folder of images."""
+
+FREE = "free some space there, and give the same command again: what was done is kept"
+
 Packed = dict[str, bytes]
 """The files of a folder, by their paths in it."""
 
 
 class OtherVersionsError(Exception):
     """A host has other versions than this one."""
+
+
+class FullDiskError(Exception):
+    """A host has no space left."""
 
 
 @dataclass(frozen=True)
@@ -94,27 +104,46 @@ def do(
     expected: Mapping[str, str],
     files: Mapping[str, str],
     artifact: Packed | None,
-    *given: bytes,
+    *given: bytes | Packed,
 ) -> tuple[CellResult | BenchResult, Packed | None, str]:
     """Do a task on the host that this runs on.
 
     Args:
         expected: the versions that it has to have.
-        files: the names of the files that the task needs, by what they are of it; their contents are ``given``.
+        files: the names of the files and folders that the task needs, by what they are of it; their contents are
+            ``given``.
         artifact: what is measured.
 
     Returns: the result, the artifact that an export made, and the host's name.
+
+    Raises:
+        OtherVersionsError: the host has others.
+        FullDiskError: a disk of the host is full.
     """
     if versions() != expected:
         raise OtherVersionsError(_different(socket.gethostname(), versions(), expected))
+    try:
+        return _done(work, task, dict(zip(files.items(), given, strict=True)), artifact)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise FullDiskError(f"{socket.gethostname()} has no space left") from error
+
+
+def _done(
+    work: Work, task: Task, files: Mapping[tuple[str, str], bytes | Packed], artifact: Packed | None
+) -> tuple[CellResult | BenchResult, Packed | None, str]:
     with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
         folder, needed = Path(scratch, "artifact"), Path(scratch, "needed")
         there = {}
-        for (part, name), content in zip(files.items(), given, strict=True):
+        for (part, name), content in files.items():
             place = needed / part / name
             place.parent.mkdir(parents=True)
-            place.write_bytes(content)
-            place.chmod(0o755)
+            if isinstance(content, dict):
+                unpack(content, place)
+            else:
+                place.write_bytes(content)
+                place.chmod(0o755)
             there[part] = str(place)
         here = _with_files(task, there)
         name = MACHINE if task.key.is_export or task.of_this_machine else task.key.device
@@ -127,7 +156,7 @@ def do(
 
 
 def files_of(task: Task) -> dict[str, Path]:
-    """The files of this host that a task needs, by what they are of it."""
+    """The files and folders of this host that a task needs, by what they are of it."""
     found = {}
     if task.key.is_export:
         if task.cell.model.endswith(".pt2"):
@@ -136,6 +165,8 @@ def files_of(task: Task) -> dict[str, Path]:
             found["weights"] = Path(str(task.cell.of_model.weights))
         if task.accuracy is not None:
             found["accuracy"] = task.accuracy
+        if task.cell.options.get(CALIBRATION):
+            found[CALIBRATION] = Path(task.cell.options[CALIBRATION])
     elif task.bench is not None and task.bench.runner is not None and not task.bench.runner.startswith("app"):
         found["runner"] = Path(task.bench.runner)
     return found
@@ -148,6 +179,8 @@ def _with_files(task: Task, there: Mapping[str, str]) -> Task:
         cell = cell.model_copy(update={"model": there["model"]})
     if "weights" in there:
         cell = cell.model_copy(update={"of_model": cell.of_model.model_copy(update={"weights": there["weights"]})})
+    if CALIBRATION in there:
+        cell = cell.model_copy(update={"options": {**cell.options, CALIBRATION: there[CALIBRATION]}})
     bench = task.bench
     if bench is not None and "runner" in there:
         bench = bench.model_copy(update={"runner": there["runner"]})
@@ -237,7 +270,6 @@ class _Flight:
     task: Task
     folder: Path
     tries: int = 1
-    reasons: list[str] = field(default_factory=list)
     begun: float = field(default_factory=time.perf_counter)
 
 
@@ -309,11 +341,11 @@ class Hosts:
     def _begin(self, flight: _Flight) -> None:
         task = flight.task
         files = files_of(task)
-        device = {} if task.key.is_export else {"resources": {task.key.device: 1}}
+        needs = {} if task.key.is_export else {"resources": {task.key.device: 1}, "num_cpus": 0}
         artifact = None if task.key.is_export else self._ray.put(pack(flight.folder))
         given = [self._put(path) for path in files.values()]
         names = {part: path.name for part, path in files.items()}
-        remote = self._do.options(name=f"deploykit {task.key.cell}", **device)
+        remote = self._do.options(name=f"deploykit {task.key.cell}", **needs)
         try:
             self._flying[remote.remote(self._work, task, self._expected, names, artifact, *given)] = flight
         except Exception as error:
@@ -321,7 +353,7 @@ class Hosts:
 
     def _put(self, path: Path) -> Any:
         if path not in self._files:
-            self._files[path] = self._ray.put(path.read_bytes())
+            self._files[path] = self._ray.put(pack(path) if path.is_dir() else path.read_bytes())
         return self._files[path]
 
     def wait(self, seconds: float) -> list[Finished]:
@@ -344,24 +376,30 @@ class Hosts:
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, OtherVersionsError):
                 raise UserError(str(error.cause), fix="end Ray there, and install what the other hosts have") from error
-            return self._again(flight, _last_line(error))
+            if isinstance(error.cause, FullDiskError):
+                raise DeployKitError(_last_line(error.cause), fix=FREE) from error
+            if isinstance(error.cause, DeployKitError):
+                raise DeployKitError(f"a host cannot work: {error.cause}", fix=error.cause.fix) from error
+            return self._again(flight, "an error was raised", _last_line(error))
+        except exceptions.OutOfDiskError as error:
+            raise DeployKitError("a host of the Ray cluster has no space left", fix=FREE) from error
         except exceptions.RayError as error:
-            return self._again(flight, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return self._again(flight, "its worker was lost", said)
         except Exception as error:
             raise self._lost_cluster(error) from error
         if artifact is not None:
             unpack(artifact, flight.folder)
         return Finished(flight.task, result, place)
 
-    def _again(self, flight: _Flight, reason: str) -> Finished | None:
-        """Begin a unit elsewhere, or give it up where that was done often enough."""
-        flight.reasons.append(reason)
+    def _again(self, flight: _Flight, what: str, reason: str) -> Finished | None:
+        """Begin a unit elsewhere, or give it up where that was done often enough; ``what`` happened is in words."""
         shutil.rmtree(flight.folder, ignore_errors=True) if flight.task.key.is_export else None
         if flight.tries < TRIES:
             flight.tries += 1
             self._begin(flight)
             return None
-        return _failed(flight, f"its worker was lost {flight.tries} times: {flight.reasons[-1]}")
+        return _failed(flight, f"{what}, tried {flight.tries} times: {reason}")
 
     def _given_up(self) -> list[Finished]:
         """The units whose device, or all of whose hosts, have been away for long."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import shutil
 import socket
@@ -10,19 +12,25 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deploy_kit.artifact import Artifact
+from deploy_kit.benchmarks.suites.sweep_scaling import DEVICE
+from deploy_kit.cells.recipe import Recipe
+from deploy_kit.cells.result import CellResult
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep import ray_hosts as module
-from deploy_kit.sweep.drive import Progress, sweep
-from deploy_kit.sweep.ray_hosts import pack, ray_hosts, unpack
+from deploy_kit.sweep.drive import Progress, SweepReport, sweep
+from deploy_kit.sweep.ray_hosts import Hosts, pack, ray_hosts, unpack
 from deploy_kit.sweep.store import Store, open_store
+from deploy_kit.sweep.work import Task, Work
 from tests.benchmarks.support import runner_document
 from tests.cli.support import ROOT
 from tests.devices.adbd import Daemon, device_program
@@ -68,6 +76,96 @@ def test_without_ray_the_command_for_it_is_told(store: Store, monkeypatch: pytes
         sweep(recipe_of("a"), store, hosts=partial(ray_hosts, address="local"), work=KILLING)
     assert found.value.fix == "pip install 'deploy-kit[ray]'"
     assert store.runs() == []
+
+
+class OneProcess:
+    """Stands for Ray: does each task when it is waited for, in this process, and keeps what was asked for it."""
+
+    def __init__(self) -> None:
+        self.exceptions = pytest.importorskip("ray", reason="needs Ray: pip install 'deploy-kit[ray]'").exceptions
+        self.asked: list[dict[str, Any]] = []
+
+    def put(self, what: Any) -> Any:
+        return what
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0, DEVICE: 1.0}
+
+    def remote(self, **always: Any) -> Callable[..., Any]:
+        def options(**asked: Any) -> Any:
+            self.asked.append({**always, **asked})
+            return SimpleNamespace(remote=partial(partial, module.do))
+
+        return lambda function: SimpleNamespace(options=options)
+
+    def wait(self, refs: list[Any], **how: Any) -> tuple[list[Any], list[Any]]:
+        return refs, []
+
+    def get(self, ref: Callable[[], Any]) -> Any:
+        try:
+            return ref()
+        except Exception as error:
+            said = f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
+            raise self.exceptions.RayTaskError("do", said, error) from None
+
+
+def swept(store: Store, work: Work, recipe: Recipe, ray: OneProcess | None = None) -> SweepReport:
+    return sweep(recipe, store, hosts=lambda work, recipe: nullcontext(Hosts(ray or OneProcess(), work)), work=work)
+
+
+def raising(error: Exception) -> Work:
+    def export(task: Task, folder: Path, references: Path | None) -> CellResult:
+        raise error
+
+    return dataclasses.replace(KILLING, export=export)
+
+
+def test_a_measurement_takes_its_device_and_no_processor(store: Store) -> None:
+    ray = OneProcess()
+    report = swept(store, KILLING, recipe_of("a"), ray)
+    assert len(report.entries[0].measurements) == 1
+    export, measurement = ray.asked
+    assert export["num_cpus"] == 1
+    assert measurement["num_cpus"] == 0
+    assert measurement["resources"] == {DEVICE: 1}
+
+
+def test_a_full_disk_of_a_host_is_no_result(store: Store) -> None:
+    full = raising(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(DeployKitError, match=f"{socket.gethostname()} has no space left") as found:
+        swept(store, full, recipe_of("a"))
+    assert "what was done is kept" in found.value.fix
+    assert store.entries() == []
+
+
+def test_a_host_whose_locks_are_of_another_is_no_result(store: Store) -> None:
+    with pytest.raises(DeployKitError, match="a host cannot work: not yours") as found:
+        swept(store, raising(UserError("not yours", fix="mend it")), recipe_of("a"))
+    assert found.value.fix == "mend it"
+    assert store.entries() == []
+
+
+def test_an_error_that_was_raised_is_no_lost_worker(store: Store) -> None:
+    report = swept(store, raising(ValueError("a bug")), recipe_of("a"))
+    assert list(report.failed.values()) == ["crashed: an error was raised, tried 3 times: ValueError: a bug"]
+
+
+def test_calibration_images_travel(store: Store, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
+    (images / "more/a.png").write_bytes(b"picture")
+    seen: list[Path] = []
+
+    def export(task: Task, folder: Path, references: Path | None) -> CellResult:
+        seen.append(Path(task.cell.options["calibration"]))
+        assert (seen[-1] / "more/a.png").read_bytes() == b"picture"
+        return KILLING.export(task, folder, references)
+
+    recipe = recipe_of("a").model_copy(update={"options": {"onnx": {"calibration": str(images)}}})
+    report = swept(store, dataclasses.replace(KILLING, export=export), recipe)
+    assert report.failed == {}
+    assert seen != [images]
+    assert report.entries[0].result.cell.options == {"calibration": str(images)}
 
 
 @pytest.fixture
@@ -175,13 +273,21 @@ def test_a_host_with_a_phone_is_lost_in_mid_sweep(
 
 
 @pytest.mark.slow
+def test_a_host_without_processors_measures_on_its_phone(cluster: Any, store: Store) -> None:
+    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=0, resources={DEVICE: 1})
+    report = sweep(recipe_of("a"), store, hosts=partial(ray_hosts, address=cluster.address), work=KILLING)
+    assert len(report.entries[0].measurements) == 1
+
+
+@pytest.mark.slow
 def test_a_cell_that_kills_its_worker_is_a_result(store: Store) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'deploy-kit[ray]'")
     report = sweep(recipe_of("good", "bad"), store, hosts=partial(ray_hosts, address="local", workers=2), work=KILLING)
     outcomes = {entry.result.cell.model.rpartition(":")[2]: entry.result for entry in report.entries}
     assert outcomes["good"].outcome == Outcome.OK
     assert outcomes["bad"].outcome == Outcome.CRASHED
-    assert "lost 3 times" in str(outcomes["bad"].reason)
+    assert "its worker was lost, tried 3 times" in str(outcomes["bad"].reason)
 
 
 @pytest.mark.slow
