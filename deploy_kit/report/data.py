@@ -137,6 +137,12 @@ class Timing(_Record):
 SAMPLES = 60
 
 
+def is_of(device: str, setup: str) -> bool:
+    """Whether a setup is that of a failure, which is called by its device and its threads, but for one thread."""
+    named = device if device.endswith(" threads") else f"{device}, 1 thread"
+    return f"{setup}, ".startswith(f"{named}, ")
+
+
 class Rewrites(_Record):
     """What a pass rewrote: how often, and where; ``modules`` are the first of them."""
 
@@ -215,6 +221,14 @@ class FoundHere(_Record):
     finding: Finding
 
 
+class Failure(_Record):
+    """Why a device did not measure a cell, in which run, and when that was; None is not known."""
+
+    reason: str
+    run: str | None = None
+    created: str | None = None
+
+
 class Change(_Record):
     """What differs between two exports of a cell that follow each other; ``level`` as of a finding."""
 
@@ -234,7 +248,7 @@ class Cell(_Record):
 
     ``variant`` tells artifacts of one cell apart. ``exports`` and ``timings`` are oldest first; the last export is
     what the cell is now, and so is the last timing of each setup. ``failures`` are of devices that could not measure
-    it.
+    it (with their threads, where those are more than one), and have not since.
     """
 
     id: str
@@ -245,7 +259,7 @@ class Cell(_Record):
     exports: list[Export]
     timings: list[Timing]
     findings: list[FoundHere]
-    failures: dict[str, str]
+    failures: dict[str, Failure]
     manifest: Described | None
     reproduce: list[Step]
 
@@ -270,6 +284,11 @@ class Cell(_Record):
         if self.now is not None:
             return self.now.bytes
         return self.timings[-1].bytes if self.timings else None
+
+    def failure_on(self, setup: str) -> Failure | None:
+        """Why it was not measured on a setup."""
+        found = (failure for device, failure in self.failures.items() if is_of(device, setup))
+        return next(found, None)
 
     def stale(self, timing: Timing) -> bool:
         """Whether a timing is of another file than the cell has now."""

@@ -28,6 +28,7 @@ from deploy_kit.report.data import (
     Count,
     Described,
     Export,
+    Failure,
     FoundHere,
     Page,
     Run,
@@ -36,6 +37,7 @@ from deploy_kit.report.data import (
     Step,
     Timing,
     Told,
+    is_of,
 )
 from deploy_kit.report.describe import described, timing_of
 from deploy_kit.report.history import changes_of, moment
@@ -55,7 +57,7 @@ class _Found:
     exports: list[Export] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
     findings: list[FoundHere] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
     manifests: dict[str, tuple[Described, list[Step]]] = field(default_factory=dict)
     """By the sha256 of the artifact."""
     named: set[str] = field(default_factory=set)
@@ -159,7 +161,8 @@ class _Cells:
                 found.exports.append(export)
             for measurement in entry.measurements:
                 self._time(found, timing_of(measurement, source.name, entry.run))
-            found.failures.update(entry.failures)
+            for device, reason in entry.failures.items():
+                self._fail(found, device, Failure(reason=reason, run=entry.run, created=entry.created))
             self._local(found, entry.artifact, entry.result.sha256)
         for name, entries in by_run.items():
             self.results[name] = {_trace(entry.result) for entry in entries}
@@ -221,10 +224,17 @@ class _Cells:
             if counted.counts:
                 found = self.of_record(counted.artifact)
                 found.counts[counted.artifact.sha256] = Count(count=counted.counts[-1], pins=counted.pins)
+        last = max((each.started for each in source.measurements), key=moment, default=None)
         for model, target, device, reason in source.failed:
             places = [found for key, found in self.found.items() if key[:2] == (model, target)]
             for found in places or [self.at(model, target, "fp32")]:
-                found.failures.setdefault(device, reason)
+                self._fail(found, device, Failure(reason=reason, created=last))
+
+    def _fail(self, found: _Found, device: str, failure: Failure) -> None:
+        """Keep a failure, unless a later one of the device is known."""
+        known = found.failures.get(device)
+        if known is None or _when(known) <= _when(failure):
+            found.failures[device] = failure
 
     def _time(self, found: _Found, timing: Timing) -> None:
         same = (timing.sha256, timing.setup, timing.started, timing.p50_ms)
@@ -249,10 +259,22 @@ class _Cells:
             exports=exports,
             timings=timings,
             findings=found.findings,
-            failures=found.failures,
+            failures={device: each for device, each in found.failures.items() if not _mended(device, each, timings)},
             manifest=manifest,
             reproduce=[*steps, *reproduce.of_timings(newest)],
         )
+
+
+def _when(failure: Failure) -> datetime:
+    return moment(failure.created or "")
+
+
+def _mended(device: str, failure: Failure, timings: Iterable[Timing]) -> bool:
+    """Whether a device has measured the cell since; what its own run measured there is what failed."""
+    later = (timing for timing in timings if failure.run is None or timing.run != failure.run)
+    return failure.created is not None and any(
+        is_of(device, timing.setup) and moment(timing.started) > _when(failure) for timing in later
+    )
 
 
 def _id(key: Key) -> str:

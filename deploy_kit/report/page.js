@@ -8,7 +8,7 @@
   const views = $$(".view").map((view) => view.id);
   const filters = $("#filters");
   const NAMES = ["model", "target", "precision", "outcome", "device"];
-  const state = { view: "overview", cell: "", q: "", setup: "0" };
+  const state = { view: "overview", cell: "", q: "", setup: "" };
   for (const name of NAMES) state[name] = "";
   let visible = new Set(cells.keys());
 
@@ -40,7 +40,7 @@
       if (Object.hasOwn(DEFAULTS, key) && value.length) state[key] = decoded(value.join("="));
     }
     if (!views.includes(state.view)) state.view = "overview";
-    if (!data.setups[state.setup]) state.setup = "0";
+    if (!data.setups.includes(state.setup)) state.setup = "";
     show();
   }
 
@@ -63,7 +63,9 @@
   const size = (value) => (value >= 1e6 ? `${(value / 1e6).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })} MB` : `${(value / 1e3).toFixed(1)} kB`);
   const sci = (value) => value.toExponential(1);
   const percent = (value) => `${(100 * value).toFixed(1)}%`;
-  const time = (cell) => cell.times[state.setup];
+  // The data has setups by their place; an address has them by name, as there may be more of them in a later page.
+  const chosen = () => Math.max(data.setups.indexOf(state.setup), 0);
+  const time = (cell) => cell.times[chosen()];
 
   // Filters.
   function options(select, values, all) {
@@ -74,7 +76,7 @@
     options(filters.elements[name], [...new Set(all)].sort(), `Any ${name}`);
     filters.elements[name].closest("label").hidden = new Set(all).size === 0;
   }
-  filters.elements.setup.replaceChildren(...data.setups.map((setup, index) => new Option(setup, String(index))));
+  filters.elements.setup.replaceChildren(...data.setups.map((setup) => new Option(setup, setup)));
   filters.elements.setup.closest("label").hidden = data.setups.length < 2;
 
   function matches(cell) {
@@ -112,11 +114,16 @@
   }
 
   let typing = 0;
+  function typed() {
+    clearTimeout(typing);
+    if (typing) write(true);
+    typing = 0;
+  }
   filters.addEventListener("input", (event) => {
     if (!event.target.name) return;
     state[event.target.name] = event.target.value;
     clearTimeout(typing);
-    typing = setTimeout(() => write(true), 250);
+    typing = setTimeout(typed, 250);
     show();
   });
   filters.addEventListener("submit", (event) => event.preventDefault());
@@ -133,11 +140,11 @@
   if (matchMedia("(max-width: 720px)").matches) $(".more", filters).open = false;
 
   // The latency of the chosen setup, in the table and in the matrix.
-  let shownSetup = "0";
+  let shownSetup = 0;
   function setup() {
-    for (const place of $$("[data-setup]")) place.textContent = data.setups[state.setup] || "";
-    if (shownSetup === state.setup) return;
-    shownSetup = state.setup;
+    for (const each of $$("[data-setup]")) each.textContent = data.setups[chosen()] || "";
+    if (shownSetup === chosen()) return;
+    shownSetup = chosen();
     for (const row of $$("#cell-table tbody tr")) {
       const found = time(cells.get(row.dataset.cell));
       $("[data-latency]", row).replaceChildren(...latency(found));
@@ -270,6 +277,7 @@
     }
   });
   function go(change) {
+    typed();
     Object.assign(state, change);
     write();
     show();
@@ -459,7 +467,7 @@
   }
 
   function pareto(figure, heading, nothing, column, unit) {
-    const found = data.pareto[state.setup] || {};
+    const found = data.pareto[chosen()] || {};
     const points = [];
     for (const cell of shownCells()) {
       const figures = found[cell.id];
@@ -504,21 +512,15 @@
     }
     const used = targets.filter((name) => points.some((point) => point.cell.target === name));
     const items = used.map((text) => ({ shape: SHAPES[targets.indexOf(text) % 8], index: targets.indexOf(text), text }));
-    const note = `${points.length} of ${visible.size} cells; the dashed line joins those that no other beats in both. On ${data.setups[state.setup]}.`;
+    const note = `${points.length} of ${visible.size} cells; the dashed line joins those that no other beats in both. On ${data.setups[chosen()]}.`;
     return fill(figure, heading, note, [svg, legend(items)]);
   }
 
   // How the cells of each run ended.
   function outcomes(figure) {
-    const runs = $$("#runs tbody tr").map((row) => [...row.cells]);
-    const bars = data.runs.map((run) => {
-      const row = runs.find((each) => each[2].textContent.trim() === run.id);
-      const [all, works] = [Number(row[5].dataset.value), Number(row[6].dataset.value)];
-      return { run, all, works };
-    });
-    const shown = bars.slice(-40);
+    const shown = data.runs.slice(-40);
     const width = Math.max(figure.clientWidth - 40, 260);
-    const most = Math.max(...shown.map((bar) => bar.all), 1);
+    const most = Math.max(...shown.map((run) => run.cells), 1);
     const wide = Math.min((width - 50) / shown.length, 120);
     const svg = make("svg", { viewBox: `0 0 ${width} 230`, role: "img", "aria-label": "Cells that work in each run; the table has the figures" });
     for (const part of most % 2 ? [0, 1] : [0, 0.5, 1]) {
@@ -526,19 +528,19 @@
       svg.append(make("line", { x1: 40, x2: width, y1: y, y2: y, class: "grid" }));
       svg.append(make("text", { x: 34, y: y + 4, "text-anchor": "end" }, String(Math.round(most * part))));
     }
-    shown.forEach((bar, index) => {
+    shown.forEach((run, index) => {
       const x = 46 + index * wide;
       const tall = (count) => (170 * count) / most;
-      const text = `${bar.run.created} UTC, ${bar.run.kind}\n${bar.works} of ${bar.all} work`;
+      const text = `${run.created} UTC, ${run.kind}\n${run.works} of ${run.cells} work`;
       const inner = Math.max(wide - 6, 2);
       const group = make("g");
-      group.append(make("rect", { x, y: 190 - tall(bar.works), width: inner, height: tall(bar.works), rx: 3, fill: "var(--c2)", "fill-opacity": 0.8 }));
-      const rest = bar.all - bar.works;
-      if (rest) group.append(make("rect", { x, y: 190 - tall(bar.all), width: inner, height: tall(rest), rx: 3, fill: "var(--bad-ground)", stroke: "var(--bad)" }));
+      group.append(make("rect", { x, y: 190 - tall(run.works), width: inner, height: tall(run.works), rx: 3, fill: "var(--c2)", "fill-opacity": 0.8 }));
+      const rest = run.cells - run.works;
+      if (rest) group.append(make("rect", { x, y: 190 - tall(run.cells), width: inner, height: tall(rest), rx: 3, fill: "var(--bad-ground)", stroke: "var(--bad)" }));
       svg.append(explain(group, text));
-      if (wide > 44) svg.append(make("text", { x: x + inner / 2, y: 207, "text-anchor": "middle" }, bar.run.created.slice(5, 10)));
+      if (wide > 44) svg.append(make("text", { x: x + inner / 2, y: 207, "text-anchor": "middle" }, run.created.slice(5, 10)));
     });
-    const note = `${bars.length > shown.length ? `The last ${shown.length} of ${bars.length} runs` : bars.length === 1 ? "One run" : `${bars.length} runs`}. Filled: cells that work; outlined: the others.`;
+    const note = `${data.runs.length > shown.length ? `The last ${shown.length} of ${data.runs.length} runs` : shown.length === 1 ? "One run" : `${shown.length} runs`}. Filled: cells that work; outlined: the others.`;
     svg.append(make("text", { x: width / 2, y: 226, "text-anchor": "middle", class: "strong" }, "runs, the oldest first"));
     fill(figure, "Cells that work, by run", note, [svg]);
   }
@@ -547,9 +549,9 @@
   const LINES = 8;
   let traced = "size";
   function lines(figure) {
-    const kinds = { size: ["Size", (past) => past[1], size], error: ["Error", (past) => past[2], sci], latency: ["Latency", (past) => past[3][state.setup] && past[3][state.setup][0], (value) => `${ms(value)} ms`] };
+    const kinds = { size: ["Size", (past) => past[1], size], error: ["Error", (past) => past[2], sci], latency: ["Latency", (past) => past[3][chosen()] && past[3][chosen()][0], (value) => `${ms(value)} ms`] };
     const [name, value, show] = kinds[traced];
-    const all = shownCells().map((cell) => ({ cell, points: cell.past.map((past) => ({ x: past[0], y: value(past), valid: traced !== "latency" || (past[3][state.setup] || [])[1] === 1 })).filter((point) => point.y > 0) }));
+    const all = shownCells().map((cell) => ({ cell, points: cell.past.map((past) => ({ x: past[0], y: value(past), valid: traced !== "latency" || (past[3][chosen()] || [])[1] === 1 })).filter((point) => point.y > 0) }));
     const drawn = all.filter((each) => each.points.length > 1);
     const spread = (each) => Math.max(...each.points.map((point) => point.y)) / Math.min(...each.points.map((point) => point.y));
     drawn.sort((a, b) => spread(b) - spread(a));
@@ -610,7 +612,7 @@
 
   function plots() {
     if (state.view === "plots") {
-      const on = data.setups[state.setup];
+      const on = data.setups[chosen()];
       byTarget($("#plot-latency"), "Latency by target", `p50 on ${on}, in milliseconds; each mark is a cell.`, "No cell that the filters leave has a latency.", (cell) => time(cell) && { value: time(cell)[0], invalid: !time(cell)[1] }, (value) => `${ms(value)} ms`, "latency, ms (logarithmic)");
       byTarget($("#plot-size"), "Size by target", "The runtime's files of an artifact; each mark is a cell.", "No cell that the filters leave has a size.", (cell) => ({ value: cell.bytes }), size, "size (logarithmic)");
       byTarget($("#plot-error"), "Error by target", "The largest relative error against the model in float64; each mark is a cell. One without any error has no place on this axis.", "No cell that the filters leave has an error.", (cell) => ({ value: cell.error }), sci, "largest relative error (logarithmic)");
@@ -618,7 +620,7 @@
       const missing = "Absent: no cell that the filters leave has both, measured and valid. The list below says why.";
       pareto($("#pareto-latency"), "Accuracy against latency", missing, 1, "latency, ms (logarithmic)");
       pareto($("#pareto-energy"), "Accuracy against energy", missing, 2, "energy of an inference, mJ (logarithmic)");
-      for (const part of $$("[data-pareto]")) part.hidden = part.dataset.pareto !== data.setups[state.setup];
+      for (const part of $$("[data-pareto]")) part.hidden = part.dataset.pareto !== data.setups[chosen()];
     } else if (state.view === "history" && data.runs.length) {
       outcomes($("#history-outcomes"));
       lines($("#history-lines"));
@@ -637,10 +639,11 @@
       if (link.getAttribute("href") === `#${state.view}`) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    for (const name of ["q", "setup", ...NAMES]) {
+    filters.elements.setup.value = data.setups[chosen()] || "";
+    for (const name of ["q", ...NAMES]) {
       const field = filters.elements[name];
       if (field.value !== state[name]) field.value = state[name];
-      field.classList.toggle("set", name !== "q" && name !== "setup" && state[name] !== "");
+      field.classList.toggle("set", name !== "q" && state[name] !== "");
     }
     const key = JSON.stringify(["q", ...NAMES].map((name) => state[name]));
     if (key !== drawnFilters) filter();

@@ -99,7 +99,10 @@ def view_of(page: Page) -> dict[str, Any]:
     runs = {run.id: index for index, run in enumerate(page.runs)}
     return {
         "setups": page.setups,
-        "runs": [{"id": run.id, "created": short_time(run.created), "kind": run.kind} for run in page.runs],
+        "runs": [
+            {"created": short_time(run.created), "kind": run.kind, "cells": run.cells, "works": run.working}
+            for run in page.runs
+        ],
         "cells": [_cell_view(cell, page, runs) for cell in page.cells],
         "pareto": [
             {
@@ -114,13 +117,14 @@ def view_of(page: Page) -> dict[str, Any]:
 def _cell_view(cell: Cell, page: Page, runs: Mapping[str, int]) -> dict[str, Any]:
     now = cell.now
     levels = [str(each.finding.level) for each in cell.findings]
+    reasons = [each.reason for each in cell.failures.values()]
     return {
         "id": cell.id,
         "model": cell.model,
         "target": cell.target,
         "precision": cell.precision,
         "outcome": labels(cell)[2],
-        "text": " ".join([cell.id, (now and now.reason) or "", *cell.failures.values()]).lower(),
+        "text": " ".join([cell.id, (now and now.reason) or "", *reasons]).lower(),
         "bytes": cell.bytes,
         "error": _short(now.max_relative_error) if now else None,
         "accuracy": _short(now.accuracy.share) if now and now.accuracy else None,

@@ -76,8 +76,8 @@ def _point(cell: Cell, setup: str, missing: _Missing) -> Point | None:
 
 def _why_no_latency(cell: Cell, timing: Timing | None, setup: str) -> str | None:
     if timing is None:
-        reasons = [why for device, why in cell.failures.items() if f"{setup},".startswith(f"{device},")]
-        return "; ".join(reasons) or UNMEASURED
+        failure = cell.failure_on(setup)
+        return failure.reason if failure else UNMEASURED
     if timing.outputs == "wrong":
         return WRONG
     if not timing.valid:

@@ -58,7 +58,7 @@ class Source:
     checks: list[CheckReport] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     failed: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Model, target, device and reason of what could not be measured."""
+    """Model, target, device (with its threads, where they are more than one) and reason of what was not measured."""
     counted: list[Counted] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -217,12 +217,13 @@ def _list(document: Sequence[Any], name: str) -> Source:
 
 
 def _papers(results: Results, name: str) -> Source:
-    source = Source(name, "papers")
+    source, threads = Source(name, "papers"), results.protocol.threads
+    device = results.device.spec if threads == 1 else f"{results.device.spec}, {threads} threads"
     for row in results.rows:
         if row.measurement is not None:
             source.measurements.append(row.measurement)
         elif row.failure is not None:
-            source.failed.append((row.model, row.target, results.device.spec, row.failure.message))
+            source.failed.append((row.model, row.target, device, row.failure.message))
     if not source.measurements and not source.failed:
         raise UserError(f"{name!r} has no measurement in it", fix="run `deploykit papers` to its end")
     source.notes.append(f"{name}: the published figures in it are not shown; its own figure.html has them")

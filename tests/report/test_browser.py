@@ -29,6 +29,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 CHROMIUM = Path("/usr/bin/chromium")
 
+THIRD = BOARD.model_copy(update={"spec": "adb:A1"})
+
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}: apt install chromium"),
     pytest.mark.xdist_group("chromium"),
@@ -74,21 +76,25 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def two_setups() -> list[Source]:
-    """Two cells that two devices measured, so that the order of their latencies differs."""
+def two_setups(*, later: bool = False) -> list[Source]:
+    """Two cells that two devices measured, so that the order of their latencies differs; later a third has more."""
     entries = []
     for model, phone, board in (("first", 3.0, 40.0), ("second", 5.0, 20.0)):
         result = result_of(spec_of(model), sha_of(model), accuracy={"right": 80, "total": 100})
         record = record_of_cell(result)
         timings = [measurement_of(record, phone, energy_mj=7.0), measurement_of(record, board, device=BOARD)]
-        entries.append(entry_of(result, measurements=timings))
+        extra = [measurement_of(record, 1.0, device=THIRD)] if later else []
+        entries.append(entry_of(result, measurements=[*extra, *timings]))
+    if later:
+        result = result_of(spec_of("third"))
+        entries.append(entry_of(result, measurements=[measurement_of(record_of_cell(result), device=THIRD)]))
     return [Source("s", "store", entries=entries)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("pages")
-    pages = {"lab": lab(4), "hostile": hostile(), "setups": two_setups()}
+    pages = {"lab": lab(4), "hostile": hostile(), "setups": two_setups(), "later": two_setups(later=True)}
     for name, sources in pages.items():
         (made / f"{name}.html").write_text(render(gather(sources, "deploykit report")), encoding="utf-8")
     return made
@@ -209,7 +215,7 @@ def test_a_link_to_a_cell_opens_it_survives_a_reload_and_goes_back(opened: Open)
     assert found.page.inner_text("#drawer h3") == name
     found.page.keyboard.press("Escape")
     assert not drawer.is_visible()
-    assert found.fragment == "#view=cells"
+    found.page.wait_for_function("location.hash === '#view=cells'")
     found.page.go_back()
     assert drawer.is_visible()
     found.page.click("#close")
@@ -220,9 +226,53 @@ def test_a_deep_link_opens_from_outside_and_one_that_leads_nowhere_harms_nothing
     found = opened(fragment="#cell=levit_xxs/onnx/fp32")
     assert found.page.inner_text("#drawer h3") == "levit_xxs"
     assert found.page.evaluate("document.querySelector('#drawer h3').getBoundingClientRect().top > 0")
-    lost = opened(fragment="#cell=none/of/these%ZZ&view=nowhere&setup=99&__proto__=x")
+    lost = opened(fragment="#cell=none/of/these%ZZ&view=nowhere&__proto__=x")
     assert lost.page.is_visible("#overview")
     assert not lost.page.is_visible("#drawer")
+
+
+@pytest.mark.parametrize("setup", ["99", "1", "constructor", "__proto__", "ssh:gone, 1 thread"])
+def test_an_address_with_a_setup_that_is_none_shows_the_first(setup: str, opened: Open) -> None:
+    found = opened("setups", f"#view=cells&setup={setup}")
+    assert found.column("Latency, ms") == ["3.00", "5.00"]
+    assert found.page.input_value("[name=setup]") == "adb:R5CT10, 1 thread"
+
+
+def test_a_link_to_a_setup_shows_the_same_one_when_others_were_measured_too(opened: Open, folder: Path) -> None:
+    found = opened("setups", "#view=cells")
+    for setup in ("ssh:pi@board, 1 thread", "adb:R5CT10, 1 thread"):
+        found.page.select_option("[name=setup]", setup)
+        found.page.wait_for_function("setup => decodeURIComponent(location.hash).includes(setup)", arg=setup)
+        latencies, link = found.column("Latency, ms"), found.fragment
+        assert opened("later", link).column("Latency, ms") == [*latencies, DASH]
+
+
+def test_going_back_from_a_cell_finds_what_was_typed_just_before(opened: Open) -> None:
+    found = opened(fragment="#view=cells")
+    found.page.evaluate(
+        """() => {
+            const field = document.querySelector("[name=q]");
+            field.value = "levit";
+            field.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    rows = found.rows()
+    assert 0 < len(rows) < 60
+    found.page.evaluate("document.querySelector('#cell-table tbody tr:not([hidden]) a').click()")
+    assert "cell=" in found.fragment
+    found.page.go_back()
+    assert not found.page.locator("#drawer").is_visible()
+    assert found.page.input_value("[name=q]") == "levit"
+    assert found.rows() == rows
+
+
+def test_the_plot_of_runs_has_how_many_cells_work_in_each(opened: Open) -> None:
+    found = opened(fragment="#view=history")
+    works = found.column("Work", "#runs")
+    cells = found.column("Cells", "#runs")
+    titles = found.page.eval_on_selector_all("#history-outcomes title", "all => all.map(each => each.textContent)")
+    assert [title.split("\n")[1] for title in reversed(titles)] == [f"{a} of {b} work" for a, b in zip(works, cells)]
+    assert len(titles) > 1
 
 
 def test_the_keyboard_is_enough(opened: Open) -> None:
@@ -295,7 +345,7 @@ def test_a_pareto_has_what_is_valid_and_nothing_else(opened: Open) -> None:
 def test_the_setup_decides_which_latency_is_shown(opened: Open) -> None:
     found = opened("setups", "#view=cells")
     assert found.column("Latency, ms") == ["3.00", "5.00"]
-    found.page.select_option("[name=setup]", "1")
+    found.page.select_option("[name=setup]", "ssh:pi@board, 1 thread")
     assert found.column("Latency, ms") == ["40.0", "20.0"]
     assert found.column("Energy, mJ") == [DASH, DASH]
     found.page.click("nav a[href='#pareto']")

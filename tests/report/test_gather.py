@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.harness import record_of
+from deploy_kit.benchmarks.measurement import Measurement
 from deploy_kit.check.findings import Finding
 from deploy_kit.manifest import read_manifest
 from deploy_kit.report.data import Page
@@ -107,6 +109,34 @@ def test_latencies_of_different_runs_are_never_judged() -> None:
     (cell,) = page.cells
     assert [timing.p50_ms for timing in cell.timings] == [5.0, 50.0]
     assert [timing.p50_ms for timing in cell.current] == [50.0]
+
+
+def test_a_failure_is_told_until_its_device_has_measured_the_cell() -> None:
+    result = result_of(spec_of())
+    failed = entry_of(result, "a", 1, failures={"adb:R5CT10": "it is gone"})
+
+    def failures(*others: Source) -> dict[str, tuple[str, str | None]]:
+        (cell,) = page_of(*others).cells
+        return {device: (each.reason, each.run) for device, each in cell.failures.items()}
+
+    def measured(number: int, **changes: Any) -> list[Measurement]:
+        return [measurement_of(record_of_cell(result), started=day(number), **changes)]
+
+    told = {"adb:R5CT10": ("it is gone", "a")}
+    assert failures(store(failed)) == told
+    assert failures(store(failed, entry_of(result, "b", 2, measurements=measured(2)))) == {}
+    assert failures(store(failed), Source("m.json", "measurements", measurements=measured(2))) == {}
+    assert failures(store(entry_of(result, "b", 0, measurements=measured(0)), failed)) == told
+    for other in (measured(2, threads=4), measured(2, device=BOARD)):
+        assert failures(store(failed, entry_of(result, "b", 2, measurements=other))) == told
+    wrong = failed.model_copy(update={"measurements": measured(2, outputs="wrong")})
+    assert failures(store(wrong)) == told
+    again = entry_of(result, "b", 2, failures={"adb:R5CT10": "it is off"})
+    for entries in ((failed, again), (again, failed)):
+        assert failures(store(*entries)) == {"adb:R5CT10": ("it is off", "b")}
+    threads = entry_of(result, "a", 1, failures={"adb:R5CT10, 4 threads": "too warm"})
+    assert len(failures(store(threads, entry_of(result, "b", 2, measurements=measured(2))))) == 1
+    assert failures(store(threads, entry_of(result, "b", 2, measurements=measured(2, threads=4)))) == {}
 
 
 def test_a_measurement_finds_its_cell_by_the_file_whatever_the_model_is_called() -> None:
