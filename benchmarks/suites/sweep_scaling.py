@@ -2,11 +2,16 @@
 
     python -m deploy_kit.benchmarks.suites.sweep_scaling [--cells 200] [--workers 1 2 4] [--latency 0.5] [--json]
 
-Every worker has a device that takes the same time for each cell, and does nothing in it; exports are made up as well.
-So what is measured is the sweep: what it takes beside its work. The efficiency of N workers is the time of one, over N
-times theirs. Then a sweep of the same cells is killed with SIGKILL again and again, gone on with, and its results are
-compared with those of one that ran through. The exit code is 1 where the efficiency of the most workers is under 0.9,
-or the results differ.
+Simulated are the export, which writes an artifact of a few bytes at once, and the device, which sleeps the same time
+for each cell and then has numbers that follow from the artifact. Everything else is the sweep's own: a Ray cluster of
+this machine with N processors and N such devices, each used by one at a time; artifacts that travel to the workers and
+back; units that are taken and kept in a SQLite store on disk; and the report at the end. A run's seconds are those from
+the first look into the store to that report. Ray, its workers and what they import are started before.
+
+The efficiency of N workers is the time of one, over N times theirs; ``of ideal`` is what the devices' sleep alone would
+take, over the time. Then a sweep of the same cells is killed with SIGKILL again and again, gone on with, and its
+results are compared with those of one that ran through. The exit code is 1 where the efficiency of the most workers is
+under 0.9, the results differ, or a unit was done twice.
 """
 
 from __future__ import annotations
@@ -44,6 +49,9 @@ from deploy_kit.sweep.work import BenchResult, Task, Work
 
 LEAST = 0.9
 """The efficiency that is asked of the most workers."""
+
+AWAKE_S = 180.0
+"""Seconds that workers may take to start."""
 
 DEVICE = "sim:phone"
 TARGET = "onnx"
@@ -123,7 +131,7 @@ SIMULATED = Work(export, measure, lambda device: None, real=False)
 
 @dataclass(frozen=True)
 class Scaling:
-    """A sweep on some workers: its seconds, what it did beside its work in that time, and its efficiency."""
+    """A sweep on some workers: its seconds, those that each device slept, and the efficiency."""
 
     workers: int
     seconds: float
@@ -166,14 +174,19 @@ def warm(work: Work, recipe: Recipe, *, workers: int) -> Iterator[Executor]:
     """A Ray of this machine whose workers have all been started, each with a device of its own."""
     with ray_hosts(work, recipe, address="local", workers=workers, devices={DEVICE: workers}) as hosts:
         ray = import_ray()
-        ray.get([ray.remote(awake).remote() for _ in range(workers)])
+        many = 2 * workers  # as many exports as measurements are done at a time
+        with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
+            remote = ray.remote(num_cpus=0)(awake)
+            ray.get([remote.remote(folder, many) for _ in range(many)], timeout=AWAKE_S)
         yield hosts
 
 
-def awake() -> None:
-    """Import what units need, and let no other do it for this worker."""
+def awake(folder: str, many: int) -> None:
+    """Import what units need, and wait for as many workers as there are to be: none does this for another."""
     importlib.import_module("deploy_kit.sweep.ray_hosts")
-    time.sleep(2)
+    Path(folder, str(os.getpid())).touch()
+    while len(os.listdir(folder)) < many:
+        time.sleep(0.05)
 
 
 def scaling(cells: int, workers: list[int], latency: float, folder: Path) -> list[Scaling]:
@@ -241,8 +254,17 @@ def main() -> None:
     if wanted.json:
         print_json({"cells": wanted.cells, "latency_s": wanted.latency, "scaling": rows, "killed": broken})
     else:
-        head = ["workers", "seconds", "of them work", "efficiency"]
-        table = [(row.workers, f"{row.seconds:.1f}", f"{row.work_s:.1f}", f"{row.efficiency:.3f}") for row in rows]
+        head = ["workers", "seconds", "devices' sleep", "efficiency", "of ideal"]
+        table = [
+            (
+                row.workers,
+                f"{row.seconds:.1f}",
+                f"{row.work_s:.1f}",
+                f"{row.efficiency:.3f}",
+                f"{row.work_s / row.seconds:.3f}",
+            )
+            for row in rows
+        ]
         print_table(f"{wanted.cells} cells, a device that takes {wanted.latency:g} s", head, table)
         same = "the same results" if broken.same else "OTHER results"
         print_line(

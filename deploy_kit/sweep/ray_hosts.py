@@ -47,11 +47,12 @@ ASKED_S = 2.0
 PROBE_S = 180.0
 """Seconds that a host may take to say what it is."""
 
-QUIET = {
+QUIET = {  # what a raylet says would be on the standard output, also with `log_to_driver` off; every line is skipped
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
     "RAY_enable_metrics_collection": "0",
 }
 
