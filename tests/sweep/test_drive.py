@@ -15,7 +15,7 @@ import pytest
 
 from deploy_kit.benchmarks.suites import sweep_scaling
 from deploy_kit.cells.result import CellResult
-from deploy_kit.errors import DeployKitError
+from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep import drive
 from deploy_kit.sweep.drive import Pace, Progress, SweepReport, called, decides, folder_names, sweep
@@ -152,6 +152,11 @@ def test_failures_are_results_and_are_done_again_when_that_is_asked_for(store: S
     assert sorted(len(entry.measurements) for entry in again.entries) == [0, 1, 1]
 
 
+def test_nothing_is_waited_for_when_all_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "LOOK", 60.0)
+    assert go(store, Lab(), "a").seconds < 30
+
+
 def test_a_finished_recipe_begins_another_run_and_so_does_new(store: Store) -> None:
     first = go(store, Lab(), "a")
     second = go(store, Lab(), "a")
@@ -188,6 +193,82 @@ def test_artifacts_are_kept_where_that_is_asked_for_and_go_otherwise(store: Stor
     gone = go(store, Lab(), "a")
     assert gone.entries[0].artifact is None
     assert list((tmp_path / "cache/deploykit/sweeps").iterdir()) == []
+
+
+class LostPowerError(BaseException):
+    """The sweep ends without its end."""
+
+
+def interrupted(store: Store, lab: Lab, **options: object) -> None:
+    def progress(made: Progress) -> None:
+        if made.done == 3:
+            raise LostPowerError
+
+    with pytest.raises(LostPowerError):
+        go(store, lab, *"ab", progress=progress, **options)
+
+
+def test_artifacts_of_a_run_stay_where_it_was_begun(store: Store, tmp_path: Path) -> None:
+    kept, lab = tmp_path / "kept", Lab()
+    interrupted(store, lab, artifacts=kept)
+    for other in (None, tmp_path / "other"):
+        with pytest.raises(UserError, match="has its artifacts in") as found:
+            go(store, lab, *"ab", artifacts=other)
+        assert f"--artifacts {kept}," in found.value.fix
+    report = go(store, lab, *"ab", artifacts=kept)
+    assert all(entry.artifact and Path(entry.artifact).is_dir() for entry in report.entries)
+    again, lab = Lab(), Lab()
+    again.broken = {cell("a")}
+    interrupted(store, again)
+    with pytest.raises(UserError, match="has its artifacts in") as found:
+        go(store, lab, *"ab", artifacts=kept)
+    assert "with no --artifacts" in found.value.fix
+    assert go(store, lab, *"ab").entries[0].artifact is None
+
+
+def test_a_sweep_forgets_no_artifact_that_another_keeps(store: Store, tmp_path: Path) -> None:
+    """Two sweeps of one run began together, when neither had made one yet."""
+    kept = tmp_path / "kept"
+
+    def progress(made: Progress) -> None:
+        if made.done == 1:
+            go(store, Lab(), "b", "c", artifacts=kept)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(drive, "decides", lambda recipe: "same")
+        patched.setattr(drive.Sweep, "_check_place", lambda sweep, folder: None)
+        report = go(store, Lab(), "a", progress=progress)
+    artifacts = {entry.result.cell.model[-1]: entry.artifact for entry in report.entries}
+    assert artifacts["a"] is None
+    assert Path(str(artifacts["b"])).is_dir()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_told_before_anything_is_begun(store: Store, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be used: (Not a directory|File exists)"):
+        go(store, Lab(), "a", artifacts=tmp_path / place)
+    assert store.runs() == []
+
+
+def test_an_error_of_a_folder_is_told(store: Store, tmp_path: Path) -> None:
+    def progress(made: Progress) -> None:
+        (tmp_path / "kept" / store.runs()[0].id).rename(tmp_path / "moved")
+
+    with pytest.raises(UserError, match="cannot be used: No such file") as found:
+        go(store, Lab(), *"abcdef", artifacts=tmp_path / "kept", progress=progress)
+    assert "--artifacts" in found.value.fix
+
+
+def test_a_finished_run_stays_finished_where_a_device_is_not_there(store: Store) -> None:
+    lab = Lab()
+    lab.broken = {f"{cell('a')} on sim:1"}
+    go(store, lab, "a")
+    before, lab.absent = store.runs(), {"sim:1"}
+    with pytest.raises(DeployKitError, match="sim:1 is not there"):
+        go(store, lab, "a", retry_failed=True)
+    assert store.runs() == before
+    assert before[0].finished is not None
 
 
 def test_an_artifact_that_is_gone_is_made_again(store: Store, tmp_path: Path) -> None:
