@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -128,6 +129,34 @@ class Sweep:
         self._pace = Pace()
         self._done_now = 0
 
+    def prepare(self) -> None:
+        """See that what is not done can be.
+
+        Raises:
+            UserError: the run has its artifacts in another folder.
+            DeployKitError: a device is not there.
+        """
+        self._look()
+        self._choose_again()
+        for unit in self._units.values():
+            if unit.artifact and unit.host == socket.gethostname():
+                self._check_place(Path(unit.artifact).parent)
+        keys = [key for key in self._keys() if self._is_open(key)]
+        self.executor.prepare(sorted({key.device for key in keys if not key.is_export}))
+
+    def _check_place(self, folder: Path) -> None:
+        if folder != self.root.resolve():
+            same = f"--artifacts {folder.parent}" if folder != default_root(self.run).resolve() else "no --artifacts"
+            raise UserError(
+                f"the run {self.run} has its artifacts in {str(folder)!r}, where they stay until it is finished",
+                fix=f"give the same command with {same}, or begin another run with --new",
+            )
+
+    def _choose_again(self) -> None:
+        """Choose what is to be done again."""
+        again = [unit for unit in self._units.values() if self.retry_failed and _is_again(unit)]
+        self._again = {unit.key: unit.created for unit in again}
+
     def go(self) -> SweepReport:
         """Do what is not done, alone or with others at the same run, until all is.
 
@@ -137,10 +166,7 @@ class Sweep:
         before = self._look()
         for unit in self._units.values():
             self._pace.add(unit.key, unit.seconds or 0.0, now=False)
-            if self.retry_failed and _is_again(unit):
-                self._again[unit.key] = unit.created
-        keys = [key for key in self._keys() if self._is_open(key)]
-        self.executor.prepare(sorted({key.device for key in keys if not key.is_export}))
+        self._choose_again()
         try:
             with Worker(self.store, self.run) as worker:
                 (self.root / REFERENCES).mkdir(parents=True, exist_ok=True)
@@ -156,12 +182,7 @@ class Sweep:
                     self.executor.stop()
                     _remove_partial(self.root, worker.others())
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise DeployKitError(
-                f"there is no space left: {error.filename or self.root}",
-                fix="free some space, and give the same command again: what was done is kept",
-            ) from error
+            raise _told(error, self.root) from error
         self._end()
         return self._report(before)
 
@@ -285,7 +306,7 @@ class Sweep:
         if self.keep:
             shutil.rmtree(self.root / REFERENCES, ignore_errors=True)
         else:
-            self.store.forget_artifacts(self.run, socket.gethostname())
+            self.store.forget_artifacts(self.run, socket.gethostname(), self.root.resolve())
             shutil.rmtree(self.root, ignore_errors=True)
         self.store.finish(self.run)
 
@@ -329,21 +350,60 @@ def sweep(
         hosts: opens what does the work; None is this machine.
         new: begin a run whatever there is.
         retry_failed: do again what failed in the last run, also where that is finished.
+
+    Raises:
+        UserError: artifacts cannot be kept there, or those of the run that goes on are elsewhere.
+        DeployKitError: a device is not there, or it cannot go on; what was done is kept.
     """
+
+    def made(run: str) -> Sweep:
+        root = default_root(run) if artifacts is None else artifacts / run
+        keep = artifacts is not None
+        return Sweep(recipe, store, run, executor, root, keep, retry_failed, progress=progress, note=note)
+
     hash_, host, commit = decides(recipe), socket.gethostname(), commit_of(Path.cwd())
     with (hosts or _this_machine)(work, recipe) as executor:
+        made((None if new else _to_go_on(store, hash_, finished=retry_failed)) or "").prepare()
+        _check_folder(artifacts or _cache())
         if new:
             run = store.begin("sweep", commit, host, recipe, hash_)
         else:
             run, begun = store.go_on("sweep", commit, host, recipe, hash_, finished=retry_failed)
             if not begun:
                 note(f"the run {run} goes on; --new begins another")
-        root = default_root(run) if artifacts is None else artifacts / run
+        this = made(run)
         if isinstance(executor, Local):
-            executor.references = root / REFERENCES
-        return Sweep(
-            recipe, store, run, executor, root, artifacts is not None, retry_failed, progress=progress, note=note
-        ).go()
+            executor.references = this.root / REFERENCES
+        return this.go()
+
+
+def _to_go_on(store: Store, decided: str, *, finished: bool) -> str | None:
+    """The run that `Store.go_on` takes; None where it begins one."""
+    same = [run for run in store.runs() if run.kind == "sweep" and run.decides == decided]
+    return same[-1].id if same and (finished or same[-1].finished is None) else None
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise what is to be told where nothing can be written in a folder, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _told(error, folder) from error
+
+
+def _told(error: OSError, folder: Path) -> DeployKitError:
+    """What to tell of an error while artifacts are kept in a folder."""
+    place = Path(error.filename) if isinstance(error.filename, str) else folder
+    if error.errno in FULL:
+        return DeployKitError(
+            f"there is no space left: {place}",
+            fix="free some space, and give the same command again: what was done is kept",
+        )
+    ours = place.is_relative_to(folder) or folder.is_relative_to(place)
+    fix = "name a folder that can be written with --artifacts" if ours else ""
+    return UserError(f"{str(place)!r} cannot be used: {error.strerror or error}", fix=fix)
 
 
 @contextmanager
@@ -416,4 +476,8 @@ def decides(recipe: Recipe) -> str:
 
 def default_root(run: str) -> Path:
     """Where the artifacts of a run are while it is not finished, and nobody asked for them."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deploykit" / "sweeps" / run
+    return _cache() / run
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deploykit" / "sweeps"

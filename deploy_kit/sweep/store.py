@@ -9,6 +9,7 @@ the table of workers, which stops being renewed, and what it had taken and not d
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -301,9 +302,10 @@ class Store:
         with self.transaction() as connection:
             connection.execute(update(_runs).where(_runs.c.id == run).values(finished=_iso()))
 
-    def forget_artifacts(self, run: str, host: str) -> None:
-        """Say that a host has no artifacts of a run any more."""
-        those = (units_table.c.run == run) & (units_table.c.host == host)
+    def forget_artifacts(self, run: str, host: str, folder: Path) -> None:
+        """Say that a host has no artifacts of a run in a folder any more."""
+        inside = units_table.c.artifact.startswith(f"{folder}{os.sep}", autoescape=True)
+        those = (units_table.c.run == run) & (units_table.c.host == host) & inside
         with self.transaction() as connection:
             connection.execute(update(units_table).where(those).values(artifact=None))
 
