@@ -1,8 +1,9 @@
 """The key of a cell: a hash of the content of all that decides its artifact.
 
 What counts is found without importing anything: the code by its import statements, those in functions too, and the
-files that it names; the installed versions of what it imports from other distributions; the weights and labelled
-inputs; the options; Python and the kind of machine. Two cells with the same key come to the same.
+files that it names, and the data in its package; the versions and records of what it imports from other distributions;
+the weights and labelled inputs; the options; Python and the kind of machine. Two cells with the same key come to the
+same, but for a file whose name is only known when the model's code runs, outside of its package.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.machinery import ModuleSpec
-from importlib.metadata import entry_points, packages_distributions, version
+from importlib.metadata import distribution, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import deploy_kit
-from deploy_kit.cells.recipe import CellSpec, Recipe
+from deploy_kit.cells.recipe import CellSpec, Recipe, model_names
 from deploy_kit.cells.result import SCHEMA
 from deploy_kit.errors import unknown_name
 from deploy_kit.exporters import GROUP
@@ -51,8 +52,20 @@ SYSTEM_TORCH = (
 )
 """Where the Pythons of `deploy_kit.exporters.mobile.interpreter` have their torch, which prepacks."""
 
-NAME = re.compile(r"[\w.-][\w ./-]{2,199}")
-"""Strings that may be the name of a file, in a folder below or with suffix and all."""
+NAME = re.compile(r"[^\s*?|<>\"'][^\r\n\t*?|<>\"]{0,199}")
+"""Strings that may be the name of a file or folder, or a path."""
+
+DEEPEST = 4
+"""Folders in folders that are looked into, where strings name each of them."""
+
+TOOLCHAIN = ("torch", "torchvision", "timm")
+"""Packages that a model may be of, and that their versions and records stand for: they are large, and nobody's own."""
+
+INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
+"""In the path of what was installed."""
+
+RECORDED = re.compile(r"(?m)^(?!\.\./|[^/]*\.dist-info/|.*\.pyc,).+")
+"""Lines of a distribution's record that are of its code and data, and not of how and where it was installed."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,9 @@ class Keys:
         self._parts: dict[str, Found] = {}
         self._code: dict[tuple[str, bool], str] = {}
         self._contents: dict[Path, str] = {}
+        self._records: dict[str, str | None] = {}
+        modules = (name.partition(":")[0] for name in model_names(recipe.models) if ":" in name)
+        self._own = {module.partition(".")[0] for module in modules} - set(TOOLCHAIN)
 
     def of(self, cell: CellSpec) -> str:
         """The key of a cell: 32 hexadecimal digits."""
@@ -205,35 +221,65 @@ class Keys:
         top = name.partition(".")[0]
         if self._is_without(name) or top in sys.stdlib_module_names:
             return Found()
-        if self._is_installed(top):
-            return Found(versions=self._versions(top))
+        installed = self._is_installed(top)
+        found = Found(versions=self._versions(top) if installed else {})
+        if installed and top not in self._own:
+            return found
+        if name == top != PACKAGE:
+            found.files |= self._data_of(top)
         module = self._read(name)
         if module is None:
-            return Found()
-        found = Found(
-            {} if name == MODELS else {name: module.sha256}, imports=[*_packages(name), *module.source.imports]
-        )
+            return found
+        if name != MODELS:
+            found.files[name] = module.sha256
+        found.imports += [*_packages(name), *module.source.imports]
+        named: dict[str, list[str]] = {}
         for path in self._named(name, module):
             beside = _name_of(path, name, module)
             if beside is None:
-                found.files[f"{name}: {path.name}"] = self._content(path)
+                named.setdefault(f"{name}: {path.name}", []).append(self._content(path))
             else:
                 found.imports.append(beside)
+        found.files |= {label: each[0] if len(each) == 1 else _digest(each) for label, each in named.items()}
         return found
+
+    def _data_of(self, top: str) -> dict[str, str]:
+        """The content of all in a top-level package that is no source, or of a module that is none."""
+        spec = self._spec(top)
+        if spec is None:
+            return {}
+        if spec.submodule_search_locations is None:
+            origin = Path(spec.origin or "")
+            return {} if origin.suffix == ".py" or not origin.is_file() else {top: self._content(origin)}
+        found = []
+        for place in spec.submodule_search_locations:
+            for folder, names, files in os.walk(place):
+                names[:] = sorted(name for name in names if name != "__pycache__" and not name.startswith("."))
+                data = sorted(name for name in files if not name.endswith((".py", ".pyc")))
+                paths = [path for name in data if (path := Path(folder, name)).is_file()]
+                found += [(path.relative_to(place).as_posix(), self._content(path)) for path in paths]
+        return {f"{top}: data": _digest(found)} if found else {}
 
     def _is_without(self, name: str) -> bool:
         return any(name == part or name.startswith(f"{part}.") for part in self._without)
 
     def _is_installed(self, top: str) -> bool:
-        """Whether a top-level module is of another distribution, which its version stands for."""
+        """Whether a top-level module is of another distribution, which its version and record stand for."""
         spec = self._spec(top)
-        if top == PACKAGE or spec is None:
+        if top == PACKAGE or spec is None or top not in _distributions():
             return False
         places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
-        return all(re.search(r"[/\\](site|dist)-packages[/\\]", place or "") for place in places)
+        return all(INSTALLED.search(place or "") for place in places)
 
     def _versions(self, top: str) -> dict[str, str]:
-        return {name: _version(name) for name in _distributions().get(top, ())} or {top: "of no distribution"}
+        return {name: f"{_version(name)} {self._record(name)}" for name in _distributions()[top]}
+
+    def _record(self, name: str) -> str | None:
+        """The hash of what is recorded of the content of a distribution's files; None where there is no record."""
+        if name not in self._records:
+            text = distribution(name).read_text("RECORD")
+            self._records[name] = None if text is None else _digest(sorted(RECORDED.findall(text)))
+        return self._records[name]
 
     def _spec(self, name: str) -> ModuleSpec | None:
         """Where a module is, as an import in the current folder finds it; nothing is imported."""
@@ -262,20 +308,52 @@ class Keys:
         return self._modules[name]
 
     def _named(self, name: str, module: Module) -> Iterator[Path]:
-        """The files that a module's strings name: beside it, in the current folder, or of this package's data."""
-        ours = name.partition(".")[0] == PACKAGE
-        folders = [module.path.parent] if ours else [module.path.parent, Path.cwd()]
+        """The files that a module's strings name: see `_named_by_user`; of this package's, beside it or in its data."""
+        if name.partition(".")[0] != PACKAGE:
+            yield from self._named_by_user(name, module)
+            return
         for word in module.source.words:
-            found = next((folder / word for folder in folders if self._is_file(folder, word)), None)
-            if found is not None and word not in IN_MODELS:
-                yield found
-            elif found is None and ours:
+            found = module.path.parent / word
+            if not self._is_file(module.path.parent, word):
                 yield from self._data.get(word, ())
+            elif word not in IN_MODELS:
+                yield found
+
+    def _named_by_user(self, name: str, module: Module) -> Iterator[Path]:
+        """Files that strings name, or some together: ``Path(__file__).parent / "weights" / "net.pt"``.
+
+        They are looked for in the module's folder, in those above it up to where its top-level package is, and in the
+        current folder. A folder that a path of several parts names counts whole.
+        """
+        above = module.path.parents[: name.count(".") + 1 + (module.path.name == "__init__.py")]
+        level = [each for each in dict.fromkeys([*above, Path.cwd()]) if not INSTALLED.search(f"{each}/")]
+        seen: set[Path] = set()
+        for _ in range(DEEPEST):
+            below = []
+            for folder in level:
+                for word in module.source.words:
+                    path = Path(os.path.normpath(folder / word))
+                    if path in seen or not self._is_there(folder, word):
+                        continue
+                    seen.add(path)
+                    if path.is_file():
+                        yield path
+                    elif path.is_dir():
+                        below.append(path)
+                        above_us = any(each.is_relative_to(path) for each in (module.path, Path.cwd()))
+                        if "/" in word.removesuffix("/") and not above_us:
+                            yield path
+            level = below
 
     def _is_file(self, folder: Path, word: str) -> bool:
+        return self._is_there(folder, word) and os.path.isfile(folder / word)
+
+    def _is_there(self, folder: Path, word: str) -> bool:
+        """Whether a folder has what the path ``word`` begins with; it is listed once, and asked often."""
         if folder not in self._names:
-            self._names[folder] = {each.name for each in os.scandir(folder)}
-        return word.partition("/")[0] in self._names[folder] and os.path.isfile(folder / word)
+            self._names[folder] = set(os.listdir(folder)) if os.access(folder, os.R_OK | os.X_OK) else set()
+        first = word.partition("/")[0]
+        return first in self._names[folder] or first in (".", "..")
 
     @cached_property
     def _data(self) -> dict[str, list[Path]]:
@@ -419,7 +497,7 @@ def _version(name: str) -> str:
 
 def _content(path: Path) -> str:
     if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file())
+        files = sorted(each for each in path.rglob("*") if each.is_file() and each.parent.name != "__pycache__")
         return _digest([(each.relative_to(path).as_posix(), _content(each)) for each in files])
     try:
         with path.open("rb") as file:

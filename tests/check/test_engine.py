@@ -233,7 +233,7 @@ def test_the_limit_is_of_all_that_is_kept(
     unneeded, own = Path("unneeded"), Path("runner")
     unneeded.write_text("x" * size_of(exports.artifact.folder))
     own.write_text("x")
-    old, program = files.keep_program(unneeded), files.keep_program(own)
+    program, old = files.keep_program(own), files.keep_program(unneeded)
     timed = make_recipe({"models": recipe.models, "targets": ["onnx"], "latency": {}}, Path.cwd())
     report = check(timed, None, settings)
     baseline = new_baseline(report, timed, None, settings)

@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,6 +119,83 @@ def test_of_a_user_s_model_all_that_it_imports_in_the_project_counts(
     found = changed(recipe, lambda: (tmp_path / file).write_text("x = 1\n"))
     assert found == ({"shop.nets:Small/onnx"} if counts else set())
     assert not any(name.split(".")[0] == "shop" for name in sys.modules)
+
+
+NAMES = {
+    "shop/net.py": "Path(__file__).parent / 'weights' / 'w.pt'",
+    "shop/near.py": "os.path.join(here, '..', 'kept', 'v1', 'w+b=1.ckpt')",
+    "shop/whole.py": "load('./kept/v1')",
+    "flat.py": "torch.load(f'{here}/kept/v1/x')",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "counts"),
+    [
+        ("shop.net", "shop/weights/w.pt", True),
+        ("shop.net", "shop/data/anything.bin", True),
+        ("shop.net", "shop/__pycache__/x.bin", False),
+        ("shop.net", "kept/v1/w+b=1.ckpt", False),
+        ("shop.near", "kept/v1/w+b=1.ckpt", True),
+        ("shop.near", "kept/v1/x", False),
+        ("shop.whole", "kept/v1/x", True),
+        ("shop.whole", "kept/other", False),
+        ("flat", "kept/v1/x", False),
+        ("flat", "shop/weights/w.pt", False),
+    ],
+)
+def test_weights_count_that_a_model_s_code_names(
+    model: str, file: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("weights/w.pt", "data/anything.bin", "__pycache__/x.bin")
+    for name in (*(f"shop/{each}" for each in files), "kept/v1/w+b=1.ckpt", "kept/v1/x", "kept/other"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    for name, text in NAMES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    recipe = make_recipe({"models": [f"{model}:build"], "targets": ["onnx"]}, tmp_path)
+    found = changed(recipe, lambda: (tmp_path / file).write_text("2"))
+    assert bool(found) == counts
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages: the user's, with a record, one that it needs, and one of no distribution."""
+    site = tmp_path / "lib" / "site-packages"
+    for name in ("mine", "needed", "loose"):
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").write_text("import needed, loose\n" if name == "mine" else "x = 1\n")
+        if name != "loose":
+            info = site / f"{name}-1.0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            (info / "top_level.txt").write_text(f"{name}\n")
+            (info / "RECORD").write_text(f"{name}/__init__.py,sha256=1,6\n{name}-1.0.dist-info/INSTALLER,sha256=2,4\n")
+    monkeypatch.syspath_prepend(str(site))
+    keys._distributions.cache_clear()
+    yield site
+    keys._distributions.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "counts"),
+    [
+        ("mine/__init__.py", "loose", "loose, os", True),
+        ("mine-1.0.dist-info/RECORD", "sha256=1", "sha256=3", True),
+        ("needed-1.0.dist-info/RECORD", "sha256=1", "sha256=3", True),
+        ("needed-1.0.dist-info/RECORD", "sha256=2", "sha256=3", False),
+        ("needed/__init__.py", "1", "2", False),
+        ("loose/__init__.py", "1", "2", True),
+    ],
+)
+def test_an_installed_package_counts_by_its_content_at_the_same_version(
+    file: str, before: str, after: str, counts: bool, installed: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe({"models": ["mine:build"], "targets": ["onnx"]}, tmp_path)
+    path = installed / file
+    found = changed(recipe, lambda: path.write_text(path.read_text().replace(before, after)))
+    assert bool(found) == counts
 
 
 def test_a_module_that_comes_or_cannot_be_read_changes_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
