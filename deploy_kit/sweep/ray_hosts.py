@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -54,6 +55,7 @@ QUIET = {  # what a raylet says would be on the standard output, also with `log_
     "RAY_DEDUP_LOGS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
     "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",  # else 15: what else this machine does would be in the times that are measured
 }
 
 CALIBRATION = "calibration"
@@ -83,6 +85,7 @@ class Host:
     """The modules of models that it does not have."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """What has to be the same on all hosts."""
     return {"Python": platform.python_version(), "deploykit": version("deploy-kit"), "torch": version("torch")}
