@@ -18,6 +18,7 @@ from deploy_kit.disk import replace
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import read_manifest
 from deploy_kit.outcome import Outcome
+from deploy_kit.parity.compare import NO_NOISE_DB
 
 SCHEMA: Literal[1] = 1
 DEFAULT_BASELINE = "deploykit-baseline.json"
@@ -78,7 +79,7 @@ def _cell(name: str, known: Known) -> str:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -166,7 +167,7 @@ def known_of(checked: Checked, runner: str | None = None) -> Known:
         outcome=result.outcome,
         bytes=result.bytes,
         noise_ratio=_digits(result.noise_ratio),
-        snr_db=None if result.snr_db is None else round(result.snr_db, 1),
+        snr_db=_snr(result.snr_db),
         max_relative_error=_digits(result.max_relative_error),
         undelegated=result.undelegated,
         accuracy=result.accuracy,
@@ -205,3 +206,10 @@ def fails_alike(known: Known, result: CellResult) -> bool:
 
 def _digits(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
+
+
+def _snr(value: float | None) -> float | None:
+    """To a tenth; of an output without error it is `NO_NOISE_DB`, as JSON has no infinity."""
+    if value is None or math.isnan(value) or value == -math.inf:
+        return None
+    return round(min(value, NO_NOISE_DB), 1)

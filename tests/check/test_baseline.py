@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_the_file_is_made_to_be_reviewed() -> None:
     assert "null" not in text
     assert "2026" not in text
     assert "seconds" not in text
+
+
+def test_an_error_of_none_is_a_number(tmp_path: Path) -> None:
+    """JSON has no infinity, which an SNR without noise is."""
+    for given, kept in ((math.inf, 999.0), (math.nan, None), (-math.inf, None), (130.04, 130.0)):
+        baseline = updated(None, [checked(working(snr_db=given))], whole=True)
+        write_baseline(baseline, tmp_path / "b.json")
+        (known,) = read_baseline(tmp_path / "b.json").cells.values()
+        assert known.snr_db == kept
 
 
 def test_a_failure_is_kept_without_what_differs_from_run_to_run() -> None:
