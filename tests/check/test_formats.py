@@ -250,6 +250,19 @@ def test_sarif_knows_a_finding_again(known: CheckReport) -> None:
     assert first["message"] != second["message"]
 
 
+def test_sarif_tells_what_could_not_be_compared_apart() -> None:
+    def prints(*messages: str) -> list[str]:
+        several = [finding(Kind.NOT_COMPARED, Level.WARNING, message=message) for message in messages]
+        results = sarif(report(checked(working(), *several)))["results"]
+        return [each["partialFingerprints"]["deploykitCell/v1"] for each in results]
+
+    accuracy, latency = "its accuracy is not known now", "its latency could not be compared"
+    first = prints(f"{accuracy}: no file", f"{latency}: no phone", "was 10 of 20")
+    again = prints(f"{accuracy}: no disk", f"{latency}: no time", "was 9 of 15")
+    assert len(set(first)) == 3
+    assert first == again
+
+
 def test_annotations_name_the_file_and_its_line(known: CheckReport) -> None:
     line = line_of("b/executorch/fp32", Path("b.json"))
     assert github.annotations(known) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -55,7 +56,7 @@ def _rule(kind: Kind) -> dict[str, Any]:
 
 def _result(finding: Finding, where: Places) -> dict[str, Any]:
     fix = f" What to do: {finding.fix}." if finding.fix else ""
-    same = hashlib.sha256(f"{finding.kind} {finding.cell}".encode()).hexdigest()
+    same = hashlib.sha256(f"{finding.kind} {finding.cell}{_subject(finding)}".encode()).hexdigest()
     figures = {"before": finding.before, "after": finding.after}
     return {
         "ruleId": str(finding.kind),
@@ -74,6 +75,13 @@ def _result(finding: Finding, where: Places) -> dict[str, Any]:
         "partialFingerprints": {"deploykitCell/v1": same},
         "properties": {name: _plain(value) for name, value in figures.items() if value is not None},
     }
+
+
+def _subject(finding: Finding) -> str:
+    """What a finding is of, beside its kind and cell: of what could not be compared, how it begins, without figures."""
+    if finding.kind != Kind.NOT_COMPARED:
+        return ""
+    return " " + re.sub(r"\d[\d.,]*", "#", re.split("[:(]", finding.message, maxsplit=1)[0]).strip()
 
 
 def _plain(value: float | str) -> float | str:
