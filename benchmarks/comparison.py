@@ -123,15 +123,10 @@ def compare(
         DeviceError: as `harness.bench` does.
         UserError: as `harness.bench` does, or the device has no times.
     """
-    _check_pairs(pairs)
     (a, b), (runner_a, runner_b) = artifacts, runners
     started = datetime.now(UTC).isoformat(timespec="seconds")
     info = device.info()
-    if info.emulated:
-        raise UserError(
-            f"{info.spec} is emulated: its times are no latencies to compare",
-            fix=f"count instead: deploykit bench A B --device {Qemu.spec} --metric instructions",
-        )
+    check_comparable(info, pairs)
     with ExitStack() as stack:
         home_a = stack.enter_context(installed(runner_a, device))
         home_b = home_a if runner_b == runner_a else stack.enter_context(installed(runner_b, device))
@@ -168,10 +163,16 @@ def compare(
     )
 
 
-def _check_pairs(pairs: int | None) -> None:
+def check_comparable(info: DeviceInfo, pairs: int | None) -> None:
+    """Raise `UserError` where so many pairs, or times of such a device, can show nothing."""
     if pairs is not None and pairs < FEWEST_ROUNDS:
         raise UserError(
             f"{pairs} pairs can show no difference at {CONFIDENCE:.1%} confidence", fix=f"take {FEWEST_ROUNDS} or more"
+        )
+    if info.emulated:
+        raise UserError(
+            f"{info.spec} is emulated: its times are no latencies to compare",
+            fix=f"count instead: deploykit bench A B --device {Qemu.spec} --metric instructions",
         )
 
 

@@ -54,22 +54,30 @@ class Cells:
     def __init__(self, config: pytest.Config):
         from deploy_kit.cells.recipe import read_recipe
         from deploy_kit.check.baseline import DEFAULT_BASELINE, read_baseline
-        from deploy_kit.check.engine import Settings
+        from deploy_kit.check.compare import gone
+        from deploy_kit.check.engine import Settings, Shared
+        from deploy_kit.check.ready import require
 
         asked_of = config.invocation_params.dir
         named = config.getoption("deploykit_baseline")
         self.path = (asked_of / config.getoption("deploykit")).resolve()
         self.recipe: Recipe = read_recipe(self.path)
+        require(self.recipe)
         self.cells: list[CellSpec] = self.recipe.cells()
         baseline = self.path.parent / DEFAULT_BASELINE if named is None else asked_of / named
         self.baseline: Baseline | None = read_baseline(baseline) if named or baseline.exists() else None
+        self.gone: list[Finding] = gone(self.baseline, self.cells) if self.baseline is not None else []
         self.settings: Settings = Settings(changed_only=config.getoption("deploykit_changed_only"))
+        self.shared = Shared(self.recipe)
 
     def check(self, cell: CellSpec) -> Checked:
         """Export, prove and compare one cell, or take it from the cache."""
         from deploy_kit.check.engine import check_cell
 
-        return check_cell(cell, self.recipe, self.baseline, self.settings)
+        return check_cell(cell, self.recipe, self.baseline, self.settings, self.shared)
+
+    def pytest_unconfigure(self) -> None:
+        self.shared.close()
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         return RecipeFile.of(self, parent) if file_path == self.path else None
@@ -77,7 +85,7 @@ class Cells:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add the cells, where the recipe is not in what was collected."""
-        if not any(isinstance(item, CellItem) for item in items):
+        if not any(isinstance(item, CellItem | GoneItem) for item in items):
             items.extend(session.genitems(RecipeFile.of(self, session)))
 
 
@@ -93,14 +101,44 @@ class RecipeFile(pytest.File):
         node.cells = cells
         return node
 
-    def collect(self) -> Iterator[CellItem]:
+    def collect(self) -> Iterator[CellItem | GoneItem]:
         for cell in self.cells.cells:
             item: CellItem = CellItem.from_parent(self, name=cell.id)
             item.cell, item.cells = cell, self.cells
             yield item
+        for finding in self.cells.gone:
+            missed: GoneItem = GoneItem.from_parent(self, name=finding.cell)
+            missed.finding = finding
+            yield missed
 
 
-class CellItem(pytest.Item):
+class DeployKitWarning(pytest.PytestWarning):
+    """What a check warns of; ``-W error`` makes it a failure."""
+
+
+class _Item(pytest.Item):
+    """What is told without a traceback."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, CellFailed | DeployKitWarning):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, self.name
+
+
+class GoneItem(_Item):
+    """A cell of the baseline that the recipe no longer has: there is nothing to test, and that is a warning."""
+
+    finding: Finding
+
+    def runtest(self) -> None:
+        self.warn(DeployKitWarning(_said(self.finding)))
+        pytest.skip("no longer in the recipe")
+
+
+class CellItem(_Item):
     """One cell, as a test."""
 
     cell: CellSpec
@@ -119,21 +157,13 @@ class CellItem(pytest.Item):
         for finding in checked.findings:
             said[finding.level].append(_said(finding))
         for warning in said[Level.WARNING]:
-            self.warn(pytest.PytestWarning(warning))
+            self.warn(DeployKitWarning(warning))
         if said[Level.NOTE]:
             self.add_report_section("call", "deploykit", "\n".join(said[Level.NOTE]))
         if said[Level.ERROR]:
             raise CellFailed("\n".join(said[Level.ERROR]))
         if checked.result.outcome == Outcome.UNAVAILABLE:
             pytest.skip(checked.result.reason or "the target is not installed here")
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, CellFailed):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
-
-    def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, self.name
 
 
 class CellFailed(Exception):  # noqa: N818  (what pytest prints before the message)

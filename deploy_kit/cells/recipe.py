@@ -168,7 +168,12 @@ def read_recipe(path: Path) -> Recipe:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"the recipe {str(path)!r} cannot be read: {error}", fix="mend the file") from error
-    return make_recipe(document, path.parent.resolve(), f"the recipe {str(path)!r}")
+    recipe = make_recipe(document, path.parent.resolve(), f"the recipe {str(path)!r}")
+    asked = () if recipe.accuracy is None else recipe.accuracy.models
+    for model in asked:  # those of a recipe less some of its models may be others
+        if model not in (named := model_names(recipe.models)):
+            raise unknown_name("model in the recipe", model, named)
+    return recipe
 
 
 def make_recipe(document: Mapping[str, Any], folder: Path, called: str = "the recipe") -> Recipe:

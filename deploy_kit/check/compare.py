@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from deploy_kit.benchmarks.runners.choice import NATIVE
 from deploy_kit.cells.recipe import CellSpec, Tolerances
 from deploy_kit.cells.result import CellResult, InstructionCount, Score
 from deploy_kit.check.baseline import UPDATE, Baseline, Known, fails_alike
@@ -25,7 +26,7 @@ def compare_cell(known: Known | None, result: CellResult, tolerances: Tolerances
     """
     cell = result.cell.id
     if known is None:
-        return [_new(cell, result)]
+        return [_new(cell, result), *_unmeasured(cell, known, result)]
     if result.outcome == Outcome.UNAVAILABLE:
         return _unavailable(cell, known, result)
     if known.works and result.works:
@@ -109,6 +110,7 @@ def _figures(cell: str, known: Known, result: CellResult, tolerances: Tolerances
         *_error(cell, known, result, tolerances.error),
         *_accuracy(cell, known, result, tolerances.accuracy),
         *_instructions(cell, known, result, tolerances.instructions),
+        *_unmeasured(cell, known, result),
     ]
 
 
@@ -133,6 +135,20 @@ def _lost(
     text = f"{what} is not known now: {result.unavailable.get(name, 'it was not asked for')}"
     fix = f"mend that, or forget the figure: {UPDATE}"
     return [_finding(Kind.NOT_COMPARED, level, cell, text, before, None, fix)]
+
+
+def _unmeasured(cell: str, known: Known | None, result: CellResult) -> list[Finding]:
+    """The figures that were asked for, and that neither the baseline nor the result has.
+
+    Instructions are asked for of the targets with a native runner alone, and no other one has any.
+    """
+    fix, found = "mend that, or no longer ask for it in the recipe", []
+    for name, why in result.unavailable.items():
+        asked = name != "instructions" or result.cell.target in NATIVE
+        if asked and (known is None or getattr(known, name, None) is None):
+            text = f"its {name}, asked for in the recipe, cannot be known: {why}"
+            found.append(_finding(Kind.NOT_COMPARED, Level.WARNING, cell, text, fix=fix))
+    return found
 
 
 def _unknown(cell: str, what: str, after: float | str | None) -> list[Finding]:

@@ -22,6 +22,7 @@ from deploy_kit.check.cache import Cache, default_folder
 from deploy_kit.check.compare import compare_cell, gone
 from deploy_kit.check.findings import Checked, CheckReport
 from deploy_kit.check.keys import Keys
+from deploy_kit.check.ready import require
 from deploy_kit.errors import UserError
 
 CACHE_LIMIT = 5_000_000_000
@@ -61,7 +62,7 @@ class Checker:
         recipe: Recipe,
         baseline: Baseline | None,
         settings: Settings,
-        shared: _Shared | None = None,
+        shared: Shared | None = None,
         cache: Cache | None = None,
     ):
         self.recipe, self.baseline, self.settings = recipe, baseline, settings
@@ -152,12 +153,19 @@ class Checker:
         return Checked(result=result, findings=findings, key=key, cached=cached, artifact=artifact)
 
 
-class _Shared:
-    """What all cells of a recipe have in common that are checked one by one: their keys, and what models compute."""
+class Shared:
+    """What all cells of a recipe have in common that are checked one by one: their keys, and what models compute.
+
+    Whoever made it closes it.
+    """
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.keys = recipe, Keys(recipe)
+        self.keys = Keys(recipe)
         self._folder = tempfile.TemporaryDirectory(prefix="deploykit-")  # it goes with this object
+
+    def close(self) -> None:
+        """Remove what it made."""
+        self._folder.cleanup()
 
     @property
     def references(self) -> Path:
@@ -165,19 +173,11 @@ class _Shared:
         return Path(self._folder.name)
 
 
-_last: _Shared | None = None
-
-
-def _shared_by(recipe: Recipe) -> _Shared:
-    global _last
-    if _last is None or _last.recipe is not recipe:
-        _last = _Shared(recipe)
-    return _last
-
-
-def check_cell(cell: CellSpec, recipe: Recipe, baseline: Baseline | None, settings: Settings) -> Checked:
-    """Check one cell, alone; see `check`. Calls in a row with the same object of a recipe read what it names once."""
-    with Checker(recipe, baseline, settings, _shared_by(recipe)) as checker:
+def check_cell(
+    cell: CellSpec, recipe: Recipe, baseline: Baseline | None, settings: Settings, shared: Shared | None = None
+) -> Checked:
+    """Check one cell, alone; see `check`. Calls with one ``shared``, of the same recipe, read what it names once."""
+    with Checker(recipe, baseline, settings, shared) as checker:
         found = checker.unchanged(cell) or checker.keep(checker.export(cell))
         found = checker.timed(found)
     trim(baseline, settings)
@@ -207,10 +207,12 @@ def check(
         cache: see `open_cache`; the report's artifacts are there at least until its `holding` ends.
 
     Raises:
-        UserError: the recipe asks for what cannot be.
+        UserError: the recipe asks for what cannot be, or names what is not there; nothing is exported then.
+        DeviceError: what is to time is not there.
         OSError: a disk is full.
     """
     created, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    require(recipe)
     cells = recipe.cells()
     with Checker(recipe, baseline, settings, cache=cache) as checker:
         trim(baseline, settings)

@@ -68,6 +68,7 @@ def test_words_stand_for_models(tmp_path: Path) -> None:
         ("models = ['a']\n[options.onyx]\nopset = 1", "no target called 'onyx'"),
         ("models = ['edgevit_s']\n[model.edgevit_xs]\nseed = 1", "no model in the recipe called 'edgevit_xs'"),
         ("models = [", "cannot be read"),
+        ("models = ['a']\n[accuracy]\ndata = 'x'\nmodels = ['b']", "no model in the recipe called 'b'"),
     ],
 )
 def test_a_mistake_is_named(document: str, wrong: str, tmp_path: Path) -> None:

@@ -169,6 +169,21 @@ def test_a_figure_that_is_no_longer_known_is_said_with_its_reason(name: str) -> 
     assert found(working(**{name: None}), working()) == [(Kind.NOT_COMPARED, Level.NOTE)]
 
 
+@pytest.mark.parametrize("name", ["accuracy", "instructions"])
+def test_a_figure_that_is_asked_for_and_was_never_known_is_no_silence(name: str) -> None:
+    after = working(**{name: None, "unavailable": {name: "there is no qemu"}})
+    (finding,) = findings(working(**{name: None}), after)
+    assert (finding.kind, finding.level) == (Kind.NOT_COMPARED, Level.WARNING)
+    assert "there is no qemu" in finding.message
+    assert finding.fix
+    assert found(None, after) == [(Kind.NEW_CELL, Level.WARNING), (Kind.NOT_COMPARED, Level.WARNING)]
+
+
+def test_instructions_are_not_asked_of_a_target_without_a_native_runner() -> None:
+    after = working(cell(target="onnx"), instructions=None, unavailable={"instructions": "no runner of onnx"})
+    assert found(after, after) == []
+
+
 def test_a_cell_that_the_recipe_no_longer_has() -> None:
     baseline = Baseline(cells={"net/executorch/fp32": known(working()), "old/onnx/fp32": known(working())})
     (finding,) = gone(baseline, [cell()])

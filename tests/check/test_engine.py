@@ -134,6 +134,7 @@ def test_a_recipe_decides_how_cells_are_run(recipe: Recipe, settings: Settings, 
         "instructions": True,
         "accuracy": {"data": "d.safetensors", "models": ["net_b:net"]},
     }
+    Path("d.safetensors").touch()
     check(make_recipe(document, Path.cwd()), None, settings)
     how = dict(zip(exports.asked, exports.how, strict=True))
     assert [how[each]["limit"] for each in (A, B)] == [77, 77]
