@@ -27,6 +27,9 @@ ALL, SMALLEST = "all", "smallest"
 
 Positive = Annotated[int, Field(ge=1)]
 
+WEEK = 7 * 24 * 3600
+"""The most seconds that a cell may have."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,11 +126,11 @@ class Recipe(_Part):
     """Of targets, by their names."""
     model: dict[str, ModelOptions] = {}
     """Of models, by their names."""
-    limit: Positive = 1800
+    limit: Annotated[int, Field(ge=1, le=WEEK)] = 1800
     """Seconds that a cell may take."""
     jobs: Positive = 1
     """Cells at a time."""
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """What the cells at work may take together; None is what the machine has free."""
     instructions: bool = False
     """Whether ARM instructions are counted, where qemu is here, of the targets that have a native runner."""

@@ -90,8 +90,8 @@ def command(
         raise unknown_name("format", format, FORMATS)
     if json and format not in ("table", "json"):
         raise UserError(f"--json and --format {format} are two formats", fix="leave one out")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
+    if out is not None:
+        _require_place(out)
     given = _given(model, target, precision, limit=limit, jobs=jobs, memory_gb=memory)
     chosen, folder = _recipe(recipe, given, input_size)
     file = folder / DEFAULT_BASELINE if baseline is None else baseline
@@ -117,13 +117,28 @@ def command(
             expected = new_baseline(report, chosen, expected, settings, whole=whole)
             write_baseline(expected, file)
     report = tidy(report, expected, settings)
-    if kept is not None:
-        _record(report, chosen, kept)
-    _tell(report, "json" if json else format, out)
+    try:
+        _tell(report, "json" if json else format, out)
+    finally:
+        if kept is not None:
+            _record(report, chosen, kept)
     if update_baseline:
         print_note(f"{_near(file)} expects this now: commit it")
     elif not report.passed:
         raise typer.Exit(1)
+
+
+def _require_place(out: Path) -> None:
+    """Raise `UserError` where a file cannot be written."""
+    from deploy_kit.errors import UserError
+
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
+    if out.is_dir():
+        raise UserError(f"{str(out)!r} is a folder", fix="name a file in it with --out")
+    if not os.access(out if out.exists() else folder, os.W_OK):
+        raise UserError(f"{str(out)!r} cannot be written", fix="choose another --out")
 
 
 def _given(
@@ -185,10 +200,18 @@ def _open(url: str) -> Store:
 
 def _record(report: CheckReport, recipe: Recipe, store: Store) -> None:
     """Keep a check's results in a database, as a run of its own."""
+    host = socket.gethostname()
+    try:
+        run = store.begin("check", report.commit, host, recipe)
+        _add(report, run, host, store)
+        store.finish(run)
+    finally:
+        store.close()
+
+
+def _add(report: CheckReport, run: str, host: str, store: Store) -> None:
     from deploy_kit.cells.entry import Entry
 
-    host = socket.gethostname()
-    run = store.begin("check", report.commit, host, recipe)
     for checked in report.cells:
         artifact = None if checked.artifact is None else str(checked.artifact)
         store.add(
@@ -202,8 +225,6 @@ def _record(report: CheckReport, recipe: Recipe, store: Store) -> None:
                 artifact=artifact,
             )
         )
-    store.finish(run)
-    store.close()
 
 
 def _tell(report: CheckReport, format: str, out: Path | None) -> None:
@@ -221,8 +242,11 @@ def _tell(report: CheckReport, format: str, out: Path | None) -> None:
         print(github.annotations(report), end="", file=sys.stderr)  # GitHub reads both streams
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(write(report, "markdown"))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(write(report, "markdown"))
+        except OSError as error:
+            print_note(f"the step's summary cannot be written into {summary!r}: {error.strerror or error}")
 
 
 def _table(report: CheckReport) -> None:

@@ -16,7 +16,8 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.cells.recipe import CellSpec
 from deploy_kit.cells.result import CellResult
 from deploy_kit.check import engine
-from deploy_kit.sweep.store import open_store
+from deploy_kit.errors import DeployKitError
+from deploy_kit.sweep.store import Store, open_store
 from tests.check.fakes import failing, working
 from tests.cli.support import PROGRAM, Ended, environment, program
 from tests.support import TINY
@@ -107,6 +108,8 @@ def test_flags_stand_for_a_recipe_and_change_one(deploykit: Run, exports: Export
     assert list(known) == [f"net_{name}:net/onnx/fp32" for name in "abc"]
     Path("deploykit.toml").unlink()
     exports.cells.clear()
+    Path("sub").mkdir()
+    Path("sub/net.pt2").touch()
     assert deploykit("check", "-m", "net_a:net", "-m", "sub/net.pt2", "-t", "onnx").code == 0
     assert [cell.model for cell in exports.cells] == ["net_a:net", str(tmp_path / "sub/net.pt2")]
 
@@ -129,6 +132,10 @@ def test_the_baseline_of_a_recipe_elsewhere_is_beside_it(deploykit: Run, exports
         (["--format", "xml"], "there is no format called 'xml'"),
         (["--format", "sarif", "--json"], "two formats"),
         (["--out", "no/where.json"], "there is no folder 'no'"),
+        (["--out", "."], "'.' is a folder"),
+        (["--memory", "inf"], "has a mistake at 'memory_gb'"),
+        (["--memory", "nan"], "has a mistake at 'memory_gb'"),
+        (["--limit", "99999999999"], "has a mistake at 'limit'"),
         (["--cache-limit", "5"], "'5' is no size"),
         (["--target", "onyx"], "there is no target called 'onyx'"),
         (["--precision", "fp8"], "what was asked for has a mistake at 'precisions.0'"),
@@ -180,6 +187,33 @@ def test_github_gets_annotations_and_a_summary(
     summary = (tmp_path / "summary.md").read_text()
     assert summary.startswith("before\n")
     assert "works_to_fails" in summary
+
+
+def test_a_summary_that_cannot_be_written_is_a_note(
+    deploykit: Run, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    ended = deploykit("check")
+    assert (ended.code, "Traceback" in ended.err) == (0, False)
+    assert "the step's summary cannot be written" in ended.err
+
+
+def test_a_store_that_fails_late_does_not_take_the_report_with_it(
+    deploykit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DeployKitError("the database is full")
+
+    closed: list[Store] = []
+    monkeypatch.setattr(Store, "add", full)
+    close = Store.close
+    monkeypatch.setattr(Store, "close", lambda self: (closed.append(self), close(self)))
+    ended = deploykit("check", "--store", "sqlite:///runs.db", "--format", "markdown", "--out", "report.md")
+    assert ended.code != 0
+    assert "the database is full" in ended.err
+    assert "net_a:net" in ended.out
+    assert Path("report.md").is_file()
+    assert len(closed) == 1
 
 
 def test_a_check_is_recorded_in_a_store(deploykit: Run, exports: Exports) -> None:
