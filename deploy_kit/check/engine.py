@@ -145,7 +145,8 @@ class Checker:
 
     def _folder(self, cell: CellSpec) -> Path:
         assert self._work is not None
-        return self._work / cell.slug
+        number = hashlib.sha256(cell.id.encode()).hexdigest()[:8]  # two cells may have one slug
+        return self._work / f"{cell.slug}-{number}"
 
     def _compared(self, result: CellResult, key: str, *, cached: bool, artifact: Path | None = None) -> Checked:
         findings = compare_cell(self.known(result.cell), result, self.recipe.tolerances)

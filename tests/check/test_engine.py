@@ -212,6 +212,17 @@ def test_a_cell_can_be_checked_alone(recipe: Recipe, settings: Settings, exports
     assert exports.asked == [A]
 
 
+def test_models_whose_names_look_alike_as_a_file_have_folders_of_their_own(
+    settings: Settings, exports: Exports, tmp_path: Path
+) -> None:
+    names = ("my net.pt2", "my-net.pt2")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    recipe = make_recipe({"models": names, "targets": ["onnx"], "jobs": 2}, tmp_path)
+    report = check(recipe, None, settings)
+    assert [each.result.works and each.artifact is not None for each in report.cells] == [True, True]
+
+
 def test_a_check_beside_another_takes_nothing_away_from_it(
     recipe: Recipe, settings: Settings, exports: Exports
 ) -> None:
