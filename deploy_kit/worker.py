@@ -31,6 +31,7 @@ def run_worker(
     *,
     timeout: float,
     environment: Mapping[str, str] | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Run ``command JOB RESULT`` and return the JSON object that it wrote to RESULT.
 
@@ -39,13 +40,14 @@ def run_worker(
         job: what the worker is to do.
         timeout: seconds until it is ended.
         environment: variables to add to this process's.
+        scratch: a folder for the two files; None is the system's for temporary ones.
 
     Raises:
         WorkerError: it did not start, crashed, ran out of time, failed, or wrote no result.
         OSError: a disk is full, here or as the worker says.
     """
-    with tempfile.TemporaryDirectory(prefix="deploykit-") as scratch:
-        job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
+    with tempfile.TemporaryDirectory(prefix="deploykit-", dir=scratch) as folder:
+        job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
         job_file.write_text(json.dumps(job))
         words = [str(word) for word in (*command, job_file, result_file)]
         with subprocess.Popen(GUARD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0) as guard:

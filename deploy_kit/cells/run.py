@@ -76,6 +76,7 @@ def run_cell(
     accuracy: Path | None = None,
     instructions: bool = False,
     stop: Stop | None = None,
+    scratch: Path | None = None,
 ) -> CellResult:
     """Export and prove a cell.
 
@@ -86,6 +87,7 @@ def run_cell(
         accuracy: labelled inputs that the artifact is asked; see `deploy_kit.cells.recipe.Accuracy`.
         instructions: whether ARM instructions of an inference are counted.
         stop: what may end it from another thread.
+        scratch: a folder for its temporary files; None is the system's.
 
     Raises:
         OSError: a disk is full; that is no result of the cell.
@@ -102,7 +104,7 @@ def run_cell(
         "limit": limit,
     }
     try:
-        found = _work(job, limit, start, stop or Stop())
+        found = _work(job, limit, start, stop or Stop(), scratch)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -114,16 +116,15 @@ def run_cell(
     return CellResult.model_validate({**found, "cell": cell, "created": created, "seconds": seconds})
 
 
-def _work(job: dict[str, Any], limit: int, start: float, stop: Stop) -> dict[str, Any]:
+def _work(job: dict[str, Any], limit: int, start: float, stop: Stop, place: Path | None) -> dict[str, Any]:
     """What the worker says of a job; its temporary files go, however it ends."""
-    with tempfile.TemporaryDirectory(prefix="deploykit-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="deploykit-", dir=place, ignore_cleanup_errors=True) as scratch:
         group = Path(scratch, "group")
         job["group"] = str(group)
         with stop.at_work(group):
             try:
-                return run_worker(
-                    [sys.executable, *WORKER], job, timeout=limit + GRACE, environment={"TMPDIR": scratch}
-                )
+                variables, words = {"TMPDIR": scratch}, [sys.executable, *WORKER]
+                return run_worker(words, job, timeout=limit + GRACE, environment=variables, scratch=Path(scratch))
             except WorkerError as error:
                 outcome = Outcome.TOO_SLOW if time.perf_counter() - start >= limit else Outcome.CRASHED
                 return {"outcome": outcome, "reason": " ".join(str(error).split())}

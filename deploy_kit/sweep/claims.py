@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,9 @@ RENEWED_S = 10.0
 
 LOST_S = 90.0
 """Seconds without a sign of life after which a worker elsewhere is lost; of one on this machine the system knows."""
+
+FORGOTTEN_S = 86400.0
+"""Seconds without a sign of life after which one elsewhere does not come back."""
 
 
 class Worker:
@@ -107,6 +110,20 @@ class Worker:
         with self.store.transaction(writes=False) as connection:
             found = connection.execute(select(workers_table.c.id).where(workers_table.c.run == self.run)).scalars()
             return {name for name in found.all() if _alive(connection, name)}
+
+    def dead(self) -> set[str]:
+        """The workers of any run that are no more for certain: of this machine, or silent for very long."""
+        with self.store.transaction(writes=False) as connection:
+            rows = connection.execute(select(workers_table)).mappings().all()
+            silent = {row["id"] for row in rows if _now(connection) - row["seen"] > FORGOTTEN_S}
+            here = [row for row in rows if row["machine"] == machine()]
+            return silent | {row["id"] for row in here if not is_running(row["pid"], row["started"])}
+
+    def bury(self, names: Collection[str]) -> None:
+        """Remove workers; what they took and did not do is free again."""
+        with self.store.transaction() as connection:
+            self._free(connection, units_table.c.worker.in_(names))
+            connection.execute(delete(workers_table).where(workers_table.c.id.in_(names)))
 
     def _take(self, connection: Connection, key: Key, instead_of: str | None) -> bool:
         units = units_table

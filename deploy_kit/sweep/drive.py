@@ -10,8 +10,8 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from deploy_kit.cells.entry import Entry
 from deploy_kit.cells.recipe import CellSpec, Recipe
 from deploy_kit.cells.result import GOOD, CellResult
 from deploy_kit.check.keys import Keys
-from deploy_kit.disk import FULL
+from deploy_kit.disk import FULL, explain
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import MANIFEST
 from deploy_kit.sweep.claims import Worker
@@ -36,6 +36,9 @@ LOOK = 1.0
 
 PARTIAL = ".partial-"
 """Begins the name of a folder that an export is at work on; the worker's name and a tilde follow."""
+
+LEFT_S = 30 * 86400.0
+"""Seconds after which what a sweep that nobody goes on with has in the cache is removed."""
 
 REFERENCES = ".references"
 
@@ -170,7 +173,10 @@ class Sweep:
         try:
             with Worker(self.store, self.run) as worker:
                 (self.root / REFERENCES).mkdir(parents=True, exist_ok=True)
+                os.utime(self.root)
+                _remove_dead(worker)
                 _remove_partial(self.root, worker.alive())
+                scratch_of(worker.id).mkdir(mode=0o700)
                 try:
                     waiting, undone = self._open(worker)
                     while undone:
@@ -181,6 +187,7 @@ class Sweep:
                 finally:
                     self.executor.stop()
                     _remove_partial(self.root, worker.others())
+                    shutil.rmtree(scratch_of(worker.id), ignore_errors=True)
         except OSError as error:
             raise _told(error, self.root) from error
         self._end()
@@ -212,7 +219,7 @@ class Sweep:
             if task.key in taken:
                 folder = self._folder(task, worker)
                 self._running[task.key] = folder
-                self.executor.start(task, folder)
+                self.executor.start(replace(task, scratch=scratch_of(worker.id)), folder)
         return later
 
     def _can_begin(self, task: Task, beside: Sequence[Task], waiting: Sequence[Task]) -> bool:
@@ -371,6 +378,7 @@ def sweep(
             run, begun = store.go_on("sweep", commit, host, recipe, hash_, finished=retry_failed)
             if not begun:
                 note(f"the run {run} goes on; --new begins another")
+        _prune(store, run, hash_)
         this = made(run)
         if isinstance(executor, Local):
             executor.references = this.root / REFERENCES
@@ -401,9 +409,10 @@ def _told(error: OSError, folder: Path) -> DeployKitError:
             f"there is no space left: {place}",
             fix="free some space, and give the same command again: what was done is kept",
         )
-    ours = place.is_relative_to(folder) or folder.is_relative_to(place)
-    fix = "name a folder that can be written with --artifacts" if ours else ""
-    return UserError(f"{str(place)!r} cannot be used: {error.strerror or error}", fix=fix)
+    said = f"{str(place)!r} cannot be used: {error.strerror or error}"
+    if place.is_relative_to(folder) or folder.is_relative_to(place):
+        return UserError(said, fix="name a folder that can be written with --artifacts")
+    return explain(error) or UserError(said)
 
 
 @contextmanager
@@ -446,6 +455,32 @@ def folder_names(cells: Sequence[CellSpec]) -> dict[str, str]:
         else f"{cell.slug}-{hashlib.sha256(cell.id.encode()).hexdigest()[:8]}"
         for cell in cells
     }
+
+
+def scratch_of(worker: str) -> Path:
+    """The folder for temporary files of what a worker does on its machine."""
+    return Path(tempfile.gettempdir(), f"deploykit-{worker}")
+
+
+def _remove_dead(worker: Worker) -> None:
+    """Remove workers that are no more, and their temporary files."""
+    dead = worker.dead()
+    for name in dead:
+        shutil.rmtree(scratch_of(name), ignore_errors=True)
+    if dead:
+        worker.bury(dead)
+
+
+def _prune(store: Store, run: str, decided: str) -> None:
+    """Remove the artifacts in the cache that a run has taken the place of, or that nobody came back to for long."""
+    same = [each.id for each in store.runs() if each.kind == "sweep" and each.decides == decided]
+    replaced = set(same[: same.index(run)])
+    for folder in _cache().glob("*"):
+        with suppress(OSError):  # another removes it too
+            left = time.time() - folder.stat().st_mtime > LEFT_S
+            if folder.name != run and (left or folder.name in replaced) and not Worker(store, folder.name).alive():
+                store.forget_artifacts(folder.name, socket.gethostname(), folder.resolve())
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_partial(root: Path, alive: Iterable[str]) -> None:

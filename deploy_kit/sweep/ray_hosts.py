@@ -149,7 +149,7 @@ def _done(
                 place.write_bytes(content)
                 place.chmod(0o755)
             there[part] = str(place)
-        here = _with_files(task, there)
+        here = dataclasses.replace(_with_files(task, there), scratch=Path(scratch))
         name = MACHINE if task.key.is_export or task.of_this_machine else task.key.device
         with held(name, Event(), shared=task.key.is_export) if work.real else nullcontext():
             if artifact is not None:

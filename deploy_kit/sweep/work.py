@@ -58,6 +58,8 @@ class Task:
     accuracy: Path | None = None
     instructions: bool = False
     bench: Bench | None = None
+    scratch: Path | None = None
+    """A folder for temporary files; None is the system's."""
 
     @property
     def of_this_machine(self) -> bool:
@@ -89,6 +91,7 @@ def export(task: Task, folder: Path, references: Path | None) -> CellResult:
         references=references,
         accuracy=task.accuracy,
         instructions=task.instructions,
+        scratch=task.scratch,
     )
 
 
@@ -105,7 +108,13 @@ def measure(task: Task, folder: Path) -> BenchResult:
     }
     per_round = ROUND_S + (COOL_S if task.bench.cool_to is not None else 0)
     try:
-        found: dict[str, Any] = run_worker([sys.executable, *MEASURE], job, timeout=(task.bench.rounds + 1) * per_round)
+        found: dict[str, Any] = run_worker(
+            [sys.executable, *MEASURE],
+            job,
+            timeout=(task.bench.rounds + 1) * per_round,
+            environment={} if task.scratch is None else {"TMPDIR": str(task.scratch)},
+            scratch=task.scratch,
+        )
     except WorkerError as error:
         found = {"outcome": "failed", "failure": " ".join(str(error).split())}
     return BenchResult.model_validate({**found, "seconds": time.perf_counter() - start})

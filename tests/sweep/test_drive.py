@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -12,15 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 
 from deploy_kit.benchmarks.suites import sweep_scaling
+from deploy_kit.cells import run as cells_run
 from deploy_kit.cells.result import CellResult
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.outcome import Outcome
-from deploy_kit.sweep import drive
-from deploy_kit.sweep.drive import Pace, Progress, SweepReport, called, decides, folder_names, sweep
+from deploy_kit.sweep import claims, drive, work
+from deploy_kit.sweep.claims import Worker
+from deploy_kit.sweep.drive import Pace, Progress, SweepReport, called, decides, folder_names, scratch_of, sweep
 from deploy_kit.sweep.local import Local
-from deploy_kit.sweep.store import Key, Store, open_store
+from deploy_kit.sweep.store import Key, Store, open_store, workers_table
 from deploy_kit.sweep.work import BenchResult, Task, Work, command, tasks_of
 from tests.cli.support import ROOT, environment
 from tests.sweep.fakes import EPOCH, measure, recipe_of
@@ -246,7 +251,7 @@ def test_a_sweep_forgets_no_artifact_that_another_keeps(store: Store, tmp_path: 
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_folder_that_cannot_be_is_told_before_anything_is_begun(store: Store, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be used: (Not a directory|File exists)"):
+    with pytest.raises(UserError, match=r"cannot be used: (Not a directory|File exists)"):
         go(store, Lab(), "a", artifacts=tmp_path / place)
     assert store.runs() == []
 
@@ -269,6 +274,79 @@ def test_a_finished_run_stays_finished_where_a_device_is_not_there(store: Store)
         go(store, lab, "a", retry_failed=True)
     assert store.runs() == before
     assert before[0].finished is not None
+
+
+def killed_worker(store: Store, run: str) -> str:
+    """A worker of this machine whose process was killed; its name."""
+    worker = Worker(store, run)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        row = {"id": worker.id, "run": run, "machine": claims.machine(), "pid": process.pid, "seen": time.time()}
+        with store.transaction() as connection:
+            connection.execute(insert(workers_table).values(started=claims.started(process.pid), **row))
+        process.kill()
+    return worker.id
+
+
+def test_what_a_killed_sweep_left_is_removed(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    other = go(store, Lab(), "b").run
+    name = killed_worker(store, other)
+    left = scratch_of(name)
+    (left / "deploykit-1").mkdir(parents=True)
+    used: list[Path] = []
+    lab = Lab()
+
+    def export(task: Task, folder: Path, references: Path | None) -> CellResult:
+        assert task.scratch is not None
+        assert task.scratch.is_dir()
+        used.append(task.scratch)
+        return lab.export(task, folder, references)
+
+    with Worker(store, other) as alive:
+        scratch_of(alive.id).mkdir()
+        sweep(recipe_of("a"), store, work=Work(export, measure, lab.look))
+        assert list((tmp_path / "tmp").glob("deploykit-*-*-*")) == [scratch_of(alive.id)]
+        with store.transaction() as connection:
+            assert connection.execute(select(workers_table.c.id)).scalars().all() == [alive.id]
+    assert len(used) == 1
+    assert not left.exists()
+
+
+def test_the_temporary_files_of_a_unit_are_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = (
+        "import json, os, sys; word = os.environ['TMPDIR'] + ' ' + sys.argv[1]; json.dump({}, open(sys.argv[2], 'w'))"
+    )
+    exported = says.replace("{}", "{'outcome': 'crashed', 'reason': word}")
+    measured = says.replace("{}", "{'outcome': 'failed', 'failure': word}")
+    monkeypatch.setattr(cells_run, "WORKER", ("-c", exported))
+    monkeypatch.setattr(work, "MEASURE", ("-c", measured))
+    (tmp_path / "scratch").mkdir()
+    recipe = recipe_of("a")
+    tasks = tasks_of(recipe, recipe.cells()[0])
+    task, (measurement,) = dataclasses.replace(tasks[0], scratch=tmp_path / "scratch"), tasks[1]
+    words = str(work.export(task, tmp_path / "artifact", None).reason).split()
+    measurement = dataclasses.replace(measurement, scratch=tmp_path / "scratch")
+    words += str(work.measure(measurement, tmp_path).failure).split()
+    assert len(words) == 4
+    assert all(Path(word).is_relative_to(tmp_path / "scratch") for word in words)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_nobody_goes_on_with_leaves_the_cache(store: Store, tmp_path: Path) -> None:
+    cache = tmp_path / "cache/deploykit/sweeps"
+    interrupted(store, Lab())
+    (first,) = cache.iterdir()
+    (cache / "of-another-store").mkdir()
+    (cache / "long-left").mkdir()
+    os.utime(cache / "long-left", (0, 0))
+    with Worker(store, first.name):
+        interrupted(store, Lab(), new=True)
+        assert first.is_dir()  # somebody is at work on it
+    assert not (cache / "long-left").exists()
+    interrupted(store, Lab(), new=True)
+    assert {path.name for path in cache.iterdir()} == {store.runs()[-1].id, "of-another-store"}
+    assert [unit.artifact for unit in store.units(first.name)] == [None] * 3
 
 
 def test_an_artifact_that_is_gone_is_made_again(store: Store, tmp_path: Path) -> None:
