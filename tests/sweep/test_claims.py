@@ -84,6 +84,11 @@ def test_a_killed_program_has_nothing_any_more(store: Store, open_again: Callabl
             process.kill()
             process.wait()
             assert worker.take(KEY)
+            (killed,) = worker.dead()
+            worker.bury([killed])
+            assert worker.dead() == set()
+            assert worker.alive() == {worker.id}
+            assert worker.done(unit_of(KEY))
 
 
 def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(
