@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy_kit.cli.console import print_json, print_line, print_note, show_stages
 from deploy_kit.cli.parameters import InputSize, Json, Model, Weights
+
+if TYPE_CHECKING:
+    from deploy_kit.init import Start
 
 ALL = "all"
 """The name that stands for every installed target."""
@@ -46,7 +50,7 @@ def command(
     from deploy_kit.cells.recipe import installed_targets
     from deploy_kit.errors import UserError
     from deploy_kit.exporters import get_exporter
-    from deploy_kit.init import Start, render, write
+    from deploy_kit.init import Start, beside, render, write
     from deploy_kit.sources import load_model
 
     if not dir.is_dir():
@@ -62,13 +66,15 @@ def command(
     files = render(start, dir, pre_commit=pre_commit)
     write(files, dir, force=force)
     missing = [f"{name} is not installed here: its cells are unavailable" for name in targets if name not in installed]
+    named = _named(start)
+    committed = [beside(str(path), dir) for path in named if path.resolve().is_relative_to(_repository(dir))]
     result = InitResult(
         schema_version=1,
         model=model,
         targets=targets,
         written=[str(dir / path) for path in files],
-        next=_next(dir, [*map(str, files)]),
-        notes=missing + _not_published() + _elsewhere(dir),
+        next=_next(dir, [*map(str, files), *committed]),
+        notes=missing + _missing_in_ci(dir, named) + _not_published() + _elsewhere(dir),
     )
     if json:
         print_json(result)
@@ -84,9 +90,31 @@ def command(
 
 def _next(folder: Path, files: list[str]) -> list[str]:
     """Commands: the first check, whose results are what later ones are compared with, and the commit of them."""
-    go = [] if folder.resolve() == Path.cwd() else [f"cd {folder}"]
-    add = f"git add {' '.join(files)} deploykit-baseline.json"
+    go = [] if folder.resolve() == Path.cwd() else [shlex.join(["cd", str(folder)])]
+    add = shlex.join(["git", "add", "--", *files, "deploykit-baseline.json"])
     return [*go, "deploykit check --update-baseline", add, "git commit --message 'Check the models with deploykit'"]
+
+
+def _named(start: Start) -> list[Path]:
+    """The files that the recipe names."""
+    files = [start.model] if start.model.endswith(".pt2") else []
+    return [Path(path) for path in [*files, start.weights] if path not in (None, "timm")]
+
+
+def _repository(folder: Path) -> Path:
+    """The root of the repository that a folder is in; the folder itself where it is in none."""
+    whole = folder.resolve()
+    return next((each for each in (whole, *whole.parents) if (each / ".git").exists()), whole)
+
+
+def _missing_in_ci(folder: Path, named: list[Path]) -> list[str]:
+    """A word on files that cannot be committed."""
+    root = _repository(folder)
+    return [
+        f"{path} is not in {root}: CI has to get it, or move it there and write the recipe again"
+        for path in named
+        if not path.resolve().is_relative_to(root)
+    ]
 
 
 def _not_published() -> list[str]:
@@ -102,7 +130,7 @@ def _not_published() -> list[str]:
 
 def _elsewhere(folder: Path) -> list[str]:
     """A word on workflows that GitHub would not find."""
-    roots = [parent for parent in folder.resolve().parents if (parent / ".git").exists()]
-    if (folder / ".git").exists() or not roots:
+    root = _repository(folder)
+    if root == folder.resolve():
         return []
-    return [f"GitHub reads workflows in {roots[0] / '.github'} alone: move it there, or use --dir {roots[0]}"]
+    return [f"GitHub reads workflows in {root / '.github'} alone: move it there, or use --dir {shlex.quote(str(root))}"]

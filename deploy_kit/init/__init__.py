@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution, requires, version
 from pathlib import Path
@@ -126,11 +129,11 @@ def _own_packages(folder: Path) -> str | None:
 
 
 def write(files: Mapping[Path, str], folder: Path, *, force: bool) -> None:
-    """Write files into a folder: all, or none where one is there already.
+    """Write files into a folder: all or none.
 
     Raises:
         UserError: one is there, and ``force`` is not given; a pre-commit configuration has other hooks too, and is
-            never replaced.
+            never replaced; or one cannot be written.
     """
     there = [path for path in files if (folder / path).exists()]
     if PRE_COMMIT in there:
@@ -139,9 +142,32 @@ def write(files: Mapping[Path, str], folder: Path, *, force: bool) -> None:
     if there and not force:
         named = " and ".join(repr(str(folder / path)) for path in there)
         raise UserError(f"there is a {named} already", fix="replace it with --force")
-    for path, text in files.items():
-        try:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{str(folder / path)!r} cannot be written: {error.strerror or error}") from error
+    with ExitStack() as undo:
+        places = {path: folder / path for path in files}
+        places |= {path: place.resolve() for path, place in places.items() if place.is_symlink()}  # a link stays one
+        staged = {path: _staged(places[path], text, undo) for path, text in files.items()}
+        for path, new in staged.items():
+            os.replace(new, places[path])
+        undo.pop_all()
+
+
+def _staged(path: Path, text: str, undo: ExitStack) -> Path:
+    """A file with this text beside ``path``, for a rename that cannot fail halfway; ``undo`` removes what was made."""
+    new = path.with_name(f".{path.name}-{secrets.token_hex(4)}.new")
+    try:
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir()
+                undo.callback(_gone, parent.rmdir)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        undo.callback(_gone, new.unlink)
+        new.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    return new
+
+
+def _gone(remove: Callable[[], None]) -> None:
+    with suppress(OSError):
+        remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 from deploy_kit import init
 from deploy_kit.cells import recipe
 from deploy_kit.cells.recipe import ModelOptions, read_recipe
+from deploy_kit.errors import UserError
 from deploy_kit.sources import load_model
 from tests.cli.support import Ended
 from tests.support import TINY, TINY_SIZE, tiny
@@ -129,8 +131,58 @@ def test_files_that_are_there_are_replaced_only_with_force(deploykit: Command, t
     assert "--force" in ended.err
     assert (tmp_path / "deploykit.toml").read_text() == "mine"
     assert not (tmp_path / ".github").exists()
+    (tmp_path / "deploykit.toml").rename(tmp_path / "real.toml")
+    (tmp_path / "deploykit.toml").symlink_to("real.toml")
     assert deploykit("init", *MODEL, "--dir", tmp_path, "--force").code == 0
     assert read_recipe(tmp_path / "deploykit.toml").models == (TINY,)
+    assert (tmp_path / "deploykit.toml").is_symlink()
+
+
+@pytest.mark.parametrize("blocked", [".github", ".github/workflows", ".github/workflows/deploykit.yml"])
+def test_all_files_are_written_or_none(deploykit: Command, tmp_path: Path, blocked: str) -> None:
+    (tmp_path / "deploykit.toml").write_text("mine")
+    path = tmp_path / blocked
+    if path.suffix:
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    before = sorted(tmp_path.rglob("*"))
+    ended = deploykit("init", *MODEL, "--dir", tmp_path, "--force")
+    assert ended.code == 2
+    assert "deploykit.yml' cannot be written" in ended.err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "deploykit.toml").read_text() == "mine"
+
+
+def test_a_folder_that_was_made_goes_where_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    files = {Path("a/b/one"): "1", Path("taken/two"): "2"}
+    with pytest.raises(UserError, match="taken/two' cannot be written"):
+        init.write(files, tmp_path, force=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+def test_the_next_commands_can_be_pasted_and_add_what_the_recipe_names(
+    deploykit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    torch.save(tiny().state_dict(), folder / "best one.pth")
+    torch.export.save(torch.export.export(tiny(), (torch.zeros(1, 3, 32, 32),)), tmp_path / "net.pt2")
+    monkeypatch.chdir(tmp_path)
+    weights = ("--weights", "my models/best one.pth")
+    ended = deploykit("init", *MODEL, *weights, "--dir", "my models", "--json")
+    go, _, add, _ = map(shlex.split, ended.json["next"])
+    assert go == ["cd", "my models"]
+    assert add[:3] == ["git", "add", "--"]
+    assert {"best one.pth", "deploykit.toml", WORKFLOW, "deploykit-baseline.json"} == set(add[3:])
+    ended = deploykit("init", "net.pt2", "--dir", "my models", "--force", "--json")
+    assert "net.pt2 is not in" in " ".join(ended.json["notes"])
+    (tmp_path / ".git").mkdir()
+    ended = deploykit("init", "net.pt2", "--dir", "my models", "--force", "--json")
+    assert "../net.pt2" in shlex.split(ended.json["next"][2])
+    assert "net.pt2 is not in" not in " ".join(ended.json["notes"])
 
 
 def test_a_hook_is_written_where_it_is_wanted_and_others_hooks_are_never_lost(
