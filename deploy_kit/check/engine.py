@@ -121,6 +121,7 @@ class Checker:
             accuracy=accuracy.data if accuracy is not None and asked else None,
             instructions=self.recipe.instructions,
             stop=self.stop,
+            scratch=self._work,
         )
 
     def keep(self, result: CellResult) -> Checked:

@@ -68,6 +68,14 @@ def test_what_crashes_or_hangs_is_a_result(
     assert not (tmp_path / "cell").exists()
 
 
+def test_temporary_files_go_where_the_caller_can_sweep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WORKER", ("-c", "import sys, tempfile; sys.exit(tempfile.gettempdir() + sys.argv[1])"))
+    (tmp_path / "work").mkdir()
+    result = run_cell(TINY_CELL, tmp_path / "cell", limit=60, scratch=tmp_path / "work")
+    assert (result.reason or "").count(f"{tmp_path}/work/") == 2  # its own, and those of its job
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_a_cell_ends_itself_at_its_limit(tmp_path: Path) -> None:
     result = run_cell(TINY_CELL, tmp_path / "cell", limit=1)
     assert (result.outcome, result.reason) == (Outcome.TOO_SLOW, "not done after 1 s")

@@ -30,11 +30,13 @@ class Exports:
         self.artifact = artifact
         self.asked: list[str] = []
         self.how: list[dict[str, Any]] = []
+        self.folders: set[Path] = set()
         self.make: Make = lambda cell: working(cell)
 
     def __call__(self, cell: CellSpec, folder: Path, **how: Any) -> CellResult:
         self.asked.append(cell.id)
         self.how.append(how)
+        self.folders.add(folder)
         result = self.make(cell)
         if result.works:
             shutil.copytree(self.artifact.folder, folder)
@@ -141,6 +143,7 @@ def test_a_recipe_decides_how_cells_are_run(recipe: Recipe, settings: Settings, 
     assert [how[each]["accuracy"] for each in (A, B)] == [None, Path.cwd() / "d.safetensors"]
     assert how[A]["instructions"]
     assert how[A]["references"] != how[B]["references"]
+    assert how[A]["scratch"].parent == settings.cache_folder / "work"  # what a killed run leaves there, the next sweeps
 
 
 def test_what_is_done_is_kept_when_the_rest_is_ended(recipe: Recipe, settings: Settings, exports: Exports) -> None:
@@ -220,7 +223,8 @@ def test_models_whose_names_look_alike_as_a_file_have_folders_of_their_own(
         (tmp_path / name).write_text(name)
     recipe = make_recipe({"models": names, "targets": ["onnx"], "jobs": 2}, tmp_path)
     report = check(recipe, None, settings)
-    assert [each.result.works and each.artifact is not None for each in report.cells] == [True, True]
+    assert [each.result.works for each in report.cells] == [True, True]
+    assert len(exports.folders) == 2
 
 
 def test_a_check_beside_another_takes_nothing_away_from_it(
