@@ -19,14 +19,12 @@ from deploy_kit.cells.recipe import installed_targets, make_recipe
 from deploy_kit.cli.app import app
 from deploy_kit.exporters import get_exporter, list_targets
 from deploy_kit.exporters.mobile.interpreter import find_interpreter
-from tests.docs.support import PAGES, ROOT, Block, Line, blocks, commands, lines
+from tests.docs.not_run import NOT_RUN
+from tests.docs.support import DOCS, PAGES, ROOT, Block, Line, blocks, commands, lines
 
-WRITTEN_BY_SUITES = {"compatibility.md", "models.md"}
-"""Pages of tables; the commands on them make those tables, which takes hours."""
+NEEDS = {"device-lab.md": "ray", "own-models.md": "timm"}
+"""What is not always installed and a page has to have."""
 
-TRIED_ELSEWHERE = {"papers.md": "tests/cli/test_papers.py"}
-
-RUN = [page for page in PAGES if page.name not in {*WRITTEN_BY_SUITES, *TRIED_ELSEWHERE}]
 MEASURES = ("bench", "papers", "sweep")
 """Commands whose exit code is 1 where a measurement was disturbed, which they say."""
 
@@ -66,13 +64,28 @@ def _parse(words: list[str]) -> None:
         command.make_context("deploykit", list(words), parent=context)
 
 
+def test_a_command_that_is_not_run_is_listed_with_the_reason() -> None:
+    shown = {(str(line.block.page.relative_to(DOCS)), line.text) for line in SHELL if line.block.language == "console"}
+    listed = {(page, text) for page, reasons in NOT_RUN.items() for text in reasons}
+    assert shown - listed == set(), "make it a block of `sh`, which is run, or say in tests/docs/not_run.py why not"
+    assert listed - shown == set(), "it is not on its page any more"
+    assert all(len(reason.split()) > 2 for reasons in NOT_RUN.values() for reason in reasons.values())
+    named = " ".join(reason for reasons in NOT_RUN.values() for reason in reasons.values())
+    assert all((ROOT / path).exists() for path in re.findall(r"tests/[\w/]+(?:[.]py)?", named))
+
+
+def test_no_shell_block_is_in_a_language_that_is_neither_run_nor_listed() -> None:
+    used = {block.language for page in PAGES for block in blocks(page)}
+    assert not used & {"bash", "shell", "zsh", "{code-block} sh", "{code-block} console", "{code-block} bash"}
+
+
 @pytest.mark.parametrize("words", [["exprt", "edgevit_s"], ["export", "edgevit_s", "--targt", "onnx"], ["run", "a"]])
 def test_a_command_that_cannot_be_would_be_found(words: list[str]) -> None:
     with pytest.raises((AssertionError, TyperException)):
         _parse(words)
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_its_toml_is_right(page: Path) -> None:
     for block in blocks(page, "toml"):
         document = tomllib.loads(block.text)
@@ -87,10 +100,12 @@ def test_its_python_compiles(page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_its_commands_and_python_work_in_the_order_shown(page: Path, tmp_path: Path) -> None:
     if page.parent.name == "targets" and page.stem in list_targets() and page.stem not in installed_targets():
         pytest.skip(f"the target {page.stem} is not installed here")
+    if page.name in NEEDS:
+        pytest.importorskip(NEEDS[page.name])
     for block in blocks(page):
         if block.name is not None:
             (tmp_path / block.name).write_text(block.text, encoding="utf-8")
