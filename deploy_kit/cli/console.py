@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
+
+from deploy_kit.tables import print_line as print_line
+from deploy_kit.tables import print_table as print_table
 
 if TYPE_CHECKING:
     from deploy_kit.errors import DeployKitError
@@ -30,32 +32,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
-WIDE = 160
-"""Columns of a table that is not for a terminal."""
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table for people; None is shown as a dash."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE).print(table)
-
-
-def print_line(text: str) -> None:
-    """Print one line for people, without markup."""
-    from rich.console import Console
-
-    Console(soft_wrap=True, highlight=False).print(text, markup=False)
 
 
 def print_error(error: DeployKitError) -> None:

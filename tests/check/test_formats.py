@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -82,6 +84,15 @@ def test_the_table_moves_no_cursor_and_commands_no_ci(hostile: CheckReport, monk
 def test_show_prints_the_table(mixed: CheckReport, capsys: pytest.CaptureFixture[str]) -> None:
     table.show(mixed)
     assert capsys.readouterr().out == formats.write(mixed, "table")
+
+
+def test_the_package_of_checks_imports_no_command() -> None:
+    program = (
+        "import sys, deploy_kit.check.formats, deploy_kit.check.engine\n"
+        "print(*(name for name in sys.modules if name.startswith('deploy_kit.cli')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def junit(of: CheckReport) -> ET.Element:

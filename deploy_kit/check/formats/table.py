@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 
 from deploy_kit.check.findings import CheckReport, Finding
 from deploy_kit.check.formats.common import COLUMNS, by_level, figures, headline, one_line
-from deploy_kit.cli.console import print_line, print_table
+from deploy_kit.tables import print_line, print_table
 
 
 def write(report: CheckReport) -> str:
