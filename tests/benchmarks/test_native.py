@@ -72,7 +72,7 @@ from deploy_kit.exporters import executorch_worker as worker
 folder = Path(sys.argv[1])
 for name in sys.argv[2:]:
     program = str(folder / f"{name}.pt2")
-    job = {"target": str(folder / f"{name}.pte"), "delegate": "xnnpack", "bundle": None, "threads": 1}
+    job = {"target": str(folder / f"{name}.pte"), "delegate": "xnnpack", "quick": True, "bundle": None, "threads": 1}
     worker.lower({**job, "source": program})
     worker.run({**job, "inputs": str(folder / f"{name}.in"), "outputs": str(folder / f"{name}.out")})
 """
