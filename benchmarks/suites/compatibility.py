@@ -57,8 +57,8 @@ exported to each target and proven against the model in float64; the figure is t
 writes the table, and `make compatibility` checks in CI that the smallest model of each family, and as many others as
 time allows, still do as well:
 
-```sh
-python -m deploy_kit.benchmarks.suites.compatibility
+```console
+$ python -m deploy_kit.benchmarks.suites.compatibility
 ```
 
 {markdown.place(TABLE)}

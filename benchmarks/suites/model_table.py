@@ -43,8 +43,8 @@ PAGE = f"""# Reference models
 Parameters and MACs (multiply-accumulates of one input, attention included) are counted on the model; quality and
 latency are what the authors report, and nothing is there that they do not. This command counts and writes the table:
 
-```sh
-python -m deploy_kit.benchmarks.suites.model_table
+```console
+$ python -m deploy_kit.benchmarks.suites.model_table
 ```
 
 {markdown.place(TABLE)}

@@ -274,7 +274,10 @@ class Ssh(Device):
             ) from None
         _, body, end = [*out.split(mark.encode()), b"", b""][:3]
         if not re.fullmatch(rb"\d+\n", end):
-            said = "" if mark.encode() in out else reason(err.decode(errors="replace"))
+            text = err.decode(errors="replace")
+            if mark.encode() not in out and "ssh: connect to host" in text:  # the shared connection had just ended
+                raise self._unreached(text, what)
+            said = "" if mark.encode() in out else reason(text)
             raise DeviceError(
                 f"{self.spec} did not say how it ended ({what}): {said or 'the connection to it was lost'}",
                 fix="see that it is on and in this network, and try it again",

@@ -59,7 +59,8 @@ def test_json_is_the_report(mixed: CheckReport, hostile: CheckReport) -> None:
     assert json.loads(formats.write(mixed, "json"))["schema_version"] == 1
 
 
-def test_the_table_has_every_cell_and_says_what_to_do(mixed: CheckReport) -> None:
+def test_the_table_has_every_cell_and_says_what_to_do(mixed: CheckReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     text = formats.write(mixed, "table")
     assert "1,000,000" in text
     assert "1.012" in text

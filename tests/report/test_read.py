@@ -109,6 +109,7 @@ def test_a_store_is_read_by_its_url_or_its_file_whatever_its_name(place: str, tm
 
 
 def test_a_store_on_a_server_is_called_by_its_url_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'deploy-kit[postgres]'")
     monkeypatch.setattr(Store, "prepare", lambda self: None)
     monkeypatch.setattr(Store, "entries", lambda self: [entry_of(RESULT, "run")])
     for url in ("postgresql://lab:sekret@h/x", "postgresql://h/x?user=lab&password=sekret"):

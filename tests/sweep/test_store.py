@@ -20,6 +20,8 @@ from tests.sweep.fakes import EPOCH, measure, recipe_of
 
 RECIPE = recipe_of("a")
 
+NO_PSYCOPG = "needs psycopg: pip install 'deploy-kit[postgres]'"
+
 
 def entry_of(run: str, model: str, folder: Path, **changes: object) -> Entry:
     """A result with a measurement of a device and a failure of another."""
@@ -106,6 +108,8 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_store_is_said_in_one_line(url: str, told: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg", reason=NO_PSYCOPG)
     with pytest.raises(DeployKitError, match=told) as found:
         open_store(url)
     assert found.value.fix
@@ -115,6 +119,7 @@ def test_what_is_no_store_is_said_in_one_line(url: str, told: str) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://lab:sekret@h/x", "postgresql://h/x?user=lab&password=sekret"])
 def test_a_store_is_called_by_its_url_without_the_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg", reason=NO_PSYCOPG)
     monkeypatch.setattr(Store, "prepare", lambda self: None)
     store = open_store(f"{url}{'&' if '?' in url else '?'}sslpassword=sekret&sslmode=require")
     assert "sekret" not in store.url
