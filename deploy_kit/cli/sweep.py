@@ -89,9 +89,11 @@ def check(recipe: Recipe) -> None:
     """Raise `UserError` for what no sweep can be of, before anything is done."""
     from deploy_kit.benchmarks.energy.measure import check_name
     from deploy_kit.benchmarks.protocol import protocol_of
+    from deploy_kit.cells.ready import require_files_and_models
     from deploy_kit.devices.registry import KINDS
     from deploy_kit.errors import UserError, unknown_name
 
+    require_files_and_models(recipe)
     if recipe.bench is None:
         print_note("the recipe has no [bench]: cells are exported and proven, and not measured")
         return

@@ -68,7 +68,8 @@ class Local:
     """
 
     def __init__(self, work: Work, *, jobs: int, memory_kb: int | None = None, references: Path | None = None):
-        self.work, self.jobs, self.memory_kb, self.references = work, jobs, memory_kb, references
+        self.work, self.jobs, self.references = work, jobs, references
+        self._memory = pool.Memory(memory_kb)
         self._running: dict[Key, tuple[Task, threading.Thread]] = {}
         self._ended: queue.Queue[Finished | tuple[Task, BaseException]] = queue.Queue()
         self._stop = threading.Event()
@@ -85,7 +86,7 @@ class Local:
         if any(each.of_this_machine for each in others):
             return not task.key.is_export and not task.of_this_machine and free
         if task.key.is_export:
-            return exports < self.jobs and self._fits(exports)
+            return exports < self.jobs and self._memory.fits(exports, self._expected_kb or pool.FIRST_KB)
         return free and not (task.of_this_machine and exports)
 
     def start(self, task: Task, folder: Path) -> None:
@@ -116,16 +117,6 @@ class Local:
         _end(_children())
         for _, thread in self._running.values():
             thread.join(END_S)
-
-    def _fits(self, running: int) -> bool:
-        """As `deploy_kit.cells.pool.run_all` has it: one is always at work."""
-        if running == 0:
-            return True
-        expected = self._expected_kb or pool.FIRST_KB
-        if self.memory_kb is not None:
-            return (running + 1) * expected <= self.memory_kb
-        free = pool.free_kb()
-        return free is None or free >= expected
 
     def _do(self, task: Task, folder: Path) -> None:
         try:

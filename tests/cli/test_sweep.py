@@ -65,6 +65,8 @@ def test_results_are_kept_and_failures_are_told(deploykit: Callable[..., Ended],
 @pytest.mark.parametrize(
     ("words", "recipe", "told"),
     [
+        ([], "models = ['edgevit_xxz']", "there is no model called 'edgevit_xxz'"),
+        ([], "models = ['typo.pt2']", "there is no exported program"),
         ([], RECIPE + "devices = ['phone:1']", "no kind of device called 'phone'"),
         ([], RECIPE + "energy = 'sun'", "sun"),
         ([], RECIPE + "runner = '/no/such/program'", "no program '/no/such/program'"),
