@@ -66,7 +66,7 @@ def test_the_first_wrong_module_of_an_exporter_is_named(wrong: Path, monkeypatch
 
 
 def test_a_wrong_pass_is_named(wrong: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "batch_norm_into_producer"
+    name = "affine_into_neighbours"
     monkeypatch.setitem(PASSES, name, Pass(name, after(name, forget_the_square_root)))
     assert bisect(wrong).diverges_at == f"the pass {name}, at bn"
 

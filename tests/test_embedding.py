@@ -277,7 +277,7 @@ def test_an_exported_program_can_embed_it_too(tmp_path: Path) -> None:
 
 
 def test_a_wrong_pass_is_found_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = PASSES["batch_norm_into_producer"].apply
+    right = PASSES["affine_into_neighbours"].apply
 
     def wrong(graph: Graph) -> list[tuple[torch.fx.Node, str]]:
         changes = right(graph)
@@ -287,8 +287,8 @@ def test_a_wrong_pass_is_found_behind_it(tmp_path: Path, monkeypatch: pytest.Mon
         node.update_arg(2, graph.add_constant(bias + 1, "changed", before=node))
         return changes
 
-    monkeypatch.setitem(PASSES, "batch_norm_into_producer", Pass("batch_norm_into_producer", wrong))
-    with pytest.raises(ProofError, match=r"it diverges at the pass batch_norm_into_producer, at model\.bn"):
+    monkeypatch.setitem(PASSES, "affine_into_neighbours", Pass("affine_into_neighbours", wrong))
+    with pytest.raises(ProofError, match=r"it diverges at the pass affine_into_neighbours, at model\.bn"):
         export_to(tmp_path, embed_preprocessing(load_tiny()), "onnx", simplify=False)
 
 

@@ -48,7 +48,7 @@ def test_it_says_what_was_exported_and_how(tiny_onnx: Artifact) -> None:
 
 def test_it_records_every_rewrite_by_module(tiny_onnx: Artifact) -> None:
     rewrites = {(rewrite.pass_name, rewrite.module) for rewrite in tiny_onnx.manifest.fusion.rewrites}
-    assert ("batch_norm_into_producer", "bn") in rewrites
+    assert ("affine_into_neighbours", "bn") in rewrites
     assert ("identity_into_depthwise", "local.conv") in rewrites
     assert ("layer_norm_affine_into_linear", "norm") in rewrites
     assert "batch_norm" in tiny_onnx.manifest.fusion.before.operators

@@ -7,9 +7,6 @@ from deploy_kit.fusion.affine_into_neighbours import affine_into_neighbours
 from deploy_kit.fusion.attention_scale_into_query import attention_scale_into_query
 from deploy_kit.fusion.average_pool_to_depthwise_conv import average_pool_to_depthwise_conv
 from deploy_kit.fusion.average_pool_to_slice import average_pool_to_slice
-from deploy_kit.fusion.batch_norm_into_classifier import batch_norm_into_classifier
-from deploy_kit.fusion.batch_norm_into_consumer import batch_norm_into_consumer
-from deploy_kit.fusion.batch_norm_into_producer import batch_norm_into_producer
 from deploy_kit.fusion.channels_last_input import channels_last_input
 from deploy_kit.fusion.common_subexpressions import common_subexpressions
 from deploy_kit.fusion.compose_permutations import compose_permutations
@@ -61,9 +58,6 @@ PASSES: dict[str, Pass] = {
         decompose_rms_norm,
         decompose_tanh_gelu,
         pad_into_convolution,
-        batch_norm_into_producer,
-        batch_norm_into_consumer,
-        batch_norm_into_classifier,
         affine_into_neighbours,
         parallel_convs_into_one,
         identity_into_depthwise,

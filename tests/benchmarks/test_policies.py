@@ -50,7 +50,7 @@ def test_a_pass_is_measured_with_against_without_whichever_the_policy_has(
     }
     assert found["identity_into_depthwise"].on
     assert found["identity_into_depthwise"].measured.faster == 2
-    assert "batch_norm_into_producer" not in found  # the model has nothing for it
+    assert "pad_into_convolution" not in found  # the model has nothing for it
     assert all(item.measured.faster == (2 if item.on else 0.5) for item in found.values())
 
 

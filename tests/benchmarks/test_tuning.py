@@ -24,7 +24,7 @@ from tests.support import TINY, TINY_SIZE, load_tiny
 
 POLICY = Policy(
     (
-        Choice("batch_norm_into_producer", "needed", needed=True),
+        Choice("affine_into_neighbours", "needed", needed=True),
         Choice("identity_into_depthwise", "gains"),
         Choice("decompose_rms_norm", "nothing to do", on=False),
         Choice("layer_norm_to_products", "costs", on=False),
@@ -75,7 +75,7 @@ def test_a_pass_that_costs_time_on_the_device_is_left_out(tiny: LoadedModel, dev
     device.costs = {"conv2d.default": 5.0, "add.Tensor": -2.0}
     artifact = run(tiny, tmp_path)
     assert artifact.manifest.tuning.taken == ["without identity_into_depthwise"]
-    assert artifact.manifest.fusion.passes == ["batch_norm_into_producer"]
+    assert artifact.manifest.fusion.passes == ["affine_into_neighbours"]
     second = next(trial for trial in artifact.manifest.tuning.trials if trial.change == "with layer_norm_to_products")
     assert second.over in ([], ["without identity_into_depthwise"])
 
@@ -97,7 +97,7 @@ def test_a_form_that_is_wrong_is_never_timed(
         return [(new, "wrong")]
 
     monkeypatch.setitem(PASSES, "doubles", Pass("doubles", doubles))
-    policy = Policy((Choice("batch_norm_into_producer", "", needed=True), Choice("doubles", "", on=False)))
+    policy = Policy((Choice("affine_into_neighbours", "", needed=True), Choice("doubles", "", on=False)))
     monkeypatch.setattr(Memory, "chosen", policy)
     device.costs = {"mul.Scalar": -3.0}
     artifact = run(tiny, tmp_path)
@@ -196,7 +196,7 @@ def test_those_that_gained_most_elsewhere_come_first(
     measured = (Measured("m", 1.2, 1.1, 1.3),)
     policy = Policy(
         (
-            Choice("batch_norm_into_producer", "gains", measured=measured),
+            Choice("affine_into_neighbours", "gains", measured=measured),
             Choice("identity_into_depthwise", "costs", measured=(Measured("m", 0.7, 0.6, 0.8),)),
             Choice("mean_before_linear", "gains", on=False, measured=measured),
             Choice("decompose_attention", "unknown", on=False),
@@ -207,7 +207,7 @@ def test_those_that_gained_most_elsewhere_come_first(
         "without identity_into_depthwise",
         "with mean_before_linear",
         "with decompose_attention",
-        "without batch_norm_into_producer",
+        "without affine_into_neighbours",
     ]
 
 

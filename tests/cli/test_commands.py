@@ -126,9 +126,9 @@ def test_fuse_shows_rewrites_and_costs_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     arguments = ("fuse", TINY, "-t", "onnx", "--input-size", TINY_SIZE)
     record = deploykit(*arguments, "--json").json
-    assert "batch_norm_into_producer" in [rewrite["pass_name"] for rewrite in record["rewrites"]]
+    assert "affine_into_neighbours" in [rewrite["pass_name"] for rewrite in record["rewrites"]]
     table = deploykit(*arguments).out
-    for word in ("batch_norm_into_producer", "bn", "layout operators", "largest tensor rank", "parameters", "MACs"):
+    for word in ("affine_into_neighbours", "bn", "layout operators", "largest tensor rank", "parameters", "MACs"):
         assert word in table
     assert f"{record['before']['macs']:,}" in table
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +150,7 @@ def test_inspect_prints_the_manifest(deploykit: Command, tiny_onnx: Artifact) ->
         "float32 [1, 3, 32, 32]",
         "RGB",
         "model.onnx",
-        "batch_norm_into_producer",
+        "affine_into_neighbours",
         "Conv",
         "onnxruntime",
     ):

@@ -83,7 +83,7 @@ def test_folds_a_whole_repvgg_block_with_norms() -> None:
         return nn.Sequential(nn.Conv2d(4, 4, side, padding=side // 2, bias=False), nn.BatchNorm2d(4))
 
     def fold_norms(graph: Graph) -> None:
-        PASSES["batch_norm_into_producer"].run(graph)
+        PASSES["affine_into_neighbours"].run(graph)
 
     model = nn.Sequential(total(branch(3), branch(1), nn.BatchNorm2d(4)), nn.ReLU())
     assert count(assert_rewrites(PASS, model, noise(2, 4, 5, 6), at=["0.b0.0"], gone=(ADD, BN), edit=fold_norms)) == 1

@@ -58,7 +58,7 @@ def forget_the_gain(graph: Graph) -> None:
 
 
 WRONG = {
-    "batch_norm_into_producer": (forget_the_square_root, "bn"),
+    "affine_into_neighbours": (forget_the_square_root, "bn"),
     "identity_into_depthwise": (double_the_identity, "local"),
     "layer_norm_affine_into_linear": (forget_the_gain, "norm"),
 }
@@ -75,9 +75,9 @@ def test_a_wrong_pass_is_caught_and_named(name: str, tmp_path: Path, monkeypatch
 
 
 def test_a_wrong_pass_is_caught_on_the_mobile_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = after("batch_norm_into_producer", forget_the_shift)
-    monkeypatch.setitem(PASSES, "batch_norm_into_producer", Pass("batch_norm_into_producer", wrong))
-    with pytest.raises(ProofError, match=r"torch lite .* the pass batch_norm_into_producer"):
+    wrong = after("affine_into_neighbours", forget_the_shift)
+    monkeypatch.setitem(PASSES, "affine_into_neighbours", Pass("affine_into_neighbours", wrong))
+    with pytest.raises(ProofError, match=r"torch lite .* the pass affine_into_neighbours"):
         export_to(tmp_path, load_tiny(), "torchscript-lite")
 
 

@@ -17,7 +17,7 @@ from deploy_kit.models.layers import randomize_
 from deploy_kit.timm_models import create_timm_model
 from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise, relative_error
 
-PASS = "batch_norm_into_producer"
+PASS = "affine_into_neighbours"
 BN = aten.batch_norm.default
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deploy_kit.graph import aten
 from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise
 
-PASS = "batch_norm_into_classifier"
+PASS = "affine_into_neighbours"
 BN = aten.batch_norm.default
 
 

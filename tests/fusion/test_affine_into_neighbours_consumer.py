@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deploy_kit.graph import Graph, aten, set_argument
 from tests.fusion.support import Net, assert_keeps, assert_rewrites, noise
 
-PASS = "batch_norm_into_consumer"
+PASS = "affine_into_neighbours"
 BN = aten.batch_norm.default
 
 
@@ -80,12 +80,22 @@ def test_folds_into_only_the_call_of_a_shared_layer_that_follows_the_norm() -> N
         nn.Conv2d(4, 6, 1, padding=1),
         nn.Conv2d(4, 6, (3, 1), padding=(1, 0)),
         nn.Conv2d(4, 6, 3, padding="same"),
+    ],
+    ids=str,
+)
+def test_leaves_a_sum_of_a_norm_before_a_border_of_zeros(consumer: nn.Module) -> None:
+    graph = assert_rewrites(PASS, nn.Sequential(nn.BatchNorm2d(4), consumer), noise(2, 4, 4, 4), at=["0"], gone=(BN,))
+    assert len(list(graph.calls(aten.add.Tensor))) == 1
+
+
+@pytest.mark.parametrize(
+    "consumer",
+    [
         nn.Conv2d(4, 6, 2, padding="same"),
         nn.ConvTranspose2d(4, 6, 2),
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 6, 1)),
         nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(4, 6, 1)),
         nn.Sequential(nn.AvgPool2d(2, padding=1), nn.Conv2d(4, 6, 1)),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 6, 1)),
         nn.Linear(4, 6),
         nn.Sequential(nn.Flatten(), nn.Linear(64, 6)),
         nn.Identity(),
@@ -137,20 +147,23 @@ def _residual(net: Any, x: Tensor) -> Tensor:
     return y + net.a(y)
 
 
-def _padded_too(net: Any, x: Tensor) -> Tensor:
-    y = net.norm(x)
-    return net.a(y) + net.padded(y)
-
-
 def _second_output(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     y = net.norm(x)
     return net.a(y), y.flatten(1)
 
 
-@pytest.mark.parametrize("forward", [_residual, _padded_too, _second_output])
+@pytest.mark.parametrize("forward", [_residual, _second_output])
 def test_keeps_a_norm_with_a_use_that_cannot_take_it(forward: Callable[..., Any]) -> None:
+    assert_keeps(PASS, Net(forward, norm=nn.BatchNorm2d(4), a=nn.Conv2d(4, 4, 1)), noise(2, 4, 5, 5))
+
+
+def test_leaves_a_sum_of_a_norm_that_is_read_with_and_without_a_border() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.norm(x)
+        return net.a(y) + net.padded(y)
+
     members = {"norm": nn.BatchNorm2d(4), "a": nn.Conv2d(4, 4, 1), "padded": nn.Conv2d(4, 4, 3, padding=1)}
-    assert_keeps(PASS, Net(forward, **members), noise(2, 4, 5, 5))
+    assert_rewrites(PASS, Net(forward, **members), noise(2, 4, 5, 5), at=["norm"], gone=(BN,))
 
 
 @pytest.mark.parametrize(
