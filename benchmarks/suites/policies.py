@@ -40,7 +40,19 @@ from deploy_kit.graph import Graph
 from deploy_kit.sources import load_model
 from deploy_kit.stages import Stages
 
-MODELS = ("edgevit_xxs", "levit_128s", "efficientvit_m0", "efficientformerv2_s0", "poolformer_s12", "deit_tiny")
+MODELS = (
+    "edgevit_xxs",
+    "levit_128s",
+    "efficientvit_m0",
+    "efficientformerv2_s0",
+    "poolformer_s12",
+    "deit_tiny",
+    "swin_tiny",
+    "mobilenet_v3_small",
+    "timm/fastvit_t8",
+    "timm/gcvit_xxtiny",
+)
+"""Among them is one for nearly every pass."""
 OWN = "own form"
 COUNTED = ("executorch", "torchscript-lite")
 SECONDS, INSTRUCTIONS = "seconds", "instructions"
@@ -49,12 +61,15 @@ TIMES = {SECONDS: "times faster", INSTRUCTIONS: "times fewer instructions"}
 
 @dataclass(frozen=True)
 class Found:
-    """What one pass of a target's policy does to one model; ``on`` is whether the policy has it."""
+    """What one pass of a target's policy does to one model; ``on`` is whether the policy has it.
+
+    ``measured`` is None where the graph is the same with and without it.
+    """
 
     target: str
     choice: str
     on: bool
-    measured: Measured
+    measured: Measured | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,9 +124,11 @@ def measure(
     policy = exporter.policy(options)
     own = lower(loaded, exporter, options, Stages(), policy)
     files = {OWN: build(own, exporter, options, folder / "own")}
+    found = []
     for name in passes or policy.optional:
         graph = lower(loaded, exporter, options, Stages(), policy.toggled(name))
         if graph.module.code == own.module.code:
+            found.append(Found(target, name, name in policy.names, None))
             continue
         try:
             files[name] = build(graph, exporter, options, folder / name)
@@ -123,7 +140,6 @@ def measure(
         rounds = [count(target, files, inputs)]
     else:
         rounds = time_files(target, files, inputs, folder, processes=processes, iterations=iterations)
-    found = []
     for name in files:
         if name != OWN:
             on = name in policy.names
@@ -161,8 +177,11 @@ def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Cond
     passes = []
     for choice in policy.passes:
         known = [measured for measured in choice.measured if same and measured.model != model]
-        new = [item.measured for item in found if item.choice == choice.name]
-        passes.append(replace(choice, measured=(*known, *new)))
+        unchanged = [name for name in choice.unchanged if same and name != model]
+        mine = [item.measured for item in found if item.choice == choice.name]
+        known += [measured for measured in mine if measured is not None]
+        unchanged += [model] * (None in mine)
+        passes.append(replace(choice, measured=tuple(known), unchanged=tuple(unchanged)))
     return Policy(tuple(passes), conditions)
 
 
@@ -183,12 +202,12 @@ def report(found: Sequence[Found], unit: str) -> None:
     """Print a table a target: how many times faster each model is with each pass."""
     print_line(f"machine: {CPU if unit == INSTRUCTIONS else machine()}, threads: 1")
     for target in dict.fromkeys(item.target for item in found):
-        mine = [item for item in found if item.target == target]
-        models = list(dict.fromkeys(item.measured.model for item in mine))
-        cells = {(item.choice, item.measured.model): item.measured for item in mine}
+        mine = [(item.choice, item.on, item.measured) for item in found if item.target == target and item.measured]
+        models = list(dict.fromkeys(measured.model for _, _, measured in mine))
+        cells = {(name, measured.model): measured for name, _, measured in mine}
         rows = [
             (name, "on" if on else "off", *(_text(cells.get((name, model))) for model in models))
-            for name, on in dict.fromkeys((item.choice, item.on) for item in mine)
+            for name, on in dict.fromkeys((name, on) for name, on, _ in mine)
         ]
         print_table(f"{target}: {TIMES[unit]} with the pass than without", ["pass", "policy", *models], rows)
 

@@ -44,7 +44,8 @@ class Conditions:
 class Choice:
     """One pass of a policy, why it is there or left out, and what it gained where that was measured.
 
-    ``needed`` passes make a model right, or loadable at all, and are never left out.
+    ``needed`` passes make a model right, or loadable at all, and are never left out. ``unchanged`` are the measured
+    models whose graph is the same with and without the pass.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Choice:
     on: bool = True
     needed: bool = False
     measured: tuple[Measured, ...] = ()
+    unchanged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
