@@ -197,13 +197,17 @@ STOCK: dict[str, Callable[[nn.Module, tuple[Tensor, ...], Path], Stock]] = {
 
 
 def read_cells(file: Path | None) -> list[Cell]:
-    """What a run that was ended has left in its file."""
+    """What a run that was ended has left in its file; `UserError` where the file is of something else."""
     if file is None or not file.is_file():
         return []
     cells = []
-    for cell in json.loads(file.read_text(encoding="utf-8")):
-        timings = {name: Timing(**timing) for name, timing in cell["timings"].items()}
-        cells.append(Cell(**{**cell, "timings": timings, "faster": {n: Ratio(**r) for n, r in cell["faster"].items()}}))
+    try:
+        for cell in json.loads(file.read_text(encoding="utf-8")):
+            timings = {name: Timing(**timing) for name, timing in cell["timings"].items()}
+            faster = {name: Ratio(**ratio) for name, ratio in cell["faster"].items()}
+            cells.append(Cell(**{**cell, "timings": timings, "faster": faster}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(file)!r} has no results of this suite", fix="name another file with --results") from error
     return cells
 
 

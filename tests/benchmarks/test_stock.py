@@ -40,6 +40,13 @@ def test_what_is_done_is_kept_and_not_done_again(
     assert "4.00" in means[-1]  # of 2 and 8
 
 
+@pytest.mark.parametrize("text", ["", "{}x", '{"a": "b"}', '[{"target": "onnx"}]', "[1]"])
+def test_results_of_something_else_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UserError, match="no results of this suite"):
+        suite.read_cells(tmp_path / "r.json")
+
+
 @pytest.mark.parametrize(
     ("model", "form"),
     [
