@@ -86,7 +86,10 @@ def _run(command: Sequence[str], folder: Path, timeout: float) -> tuple[int, ...
             timeout=timeout,
         )
     except subprocess.TimeoutExpired:
-        raise DeployKitError(f"the runner did not end within {timeout:.0f} s under {QEMU}") from None
+        raise DeployKitError(
+            f"the runner did not end within {timeout:.0f} s under {QEMU}",
+            fix="count a smaller model, or when the machine has less to do",
+        ) from None
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         if re.search(r"plugin interface not enabled|unknown option.*plugin|[Uu]nable to load plugin", done.stderr):
