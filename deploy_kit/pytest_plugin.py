@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--deploykit-baseline",
         metavar="FILE",
-        help="What the cells are compared with; without it, deploykit-baseline.json beside the recipe.",
+        help="What the cells are compared with; without it, NAME-baseline.json beside the recipe NAME.toml.",
     )
     group.addoption(
         "--deploykit-changed-only",
@@ -53,7 +53,7 @@ class Cells:
 
     def __init__(self, config: pytest.Config):
         from deploy_kit.cells.recipe import read_recipe
-        from deploy_kit.check.baseline import DEFAULT_BASELINE, read_baseline
+        from deploy_kit.check.baseline import baseline_of, read_baseline
         from deploy_kit.check.compare import gone
         from deploy_kit.check.engine import Settings, Shared
         from deploy_kit.check.ready import require
@@ -64,7 +64,7 @@ class Cells:
         self.recipe: Recipe = read_recipe(self.path)
         require(self.recipe)
         self.cells: list[CellSpec] = self.recipe.cells()
-        baseline = self.path.parent / DEFAULT_BASELINE if named is None else asked_of / named
+        baseline = baseline_of(self.path) if named is None else asked_of / named
         self.baseline: Baseline | None = read_baseline(baseline) if named or baseline.exists() else None
         self.gone: list[Finding] = gone(self.baseline, self.cells) if self.baseline is not None else []
         self.settings: Settings = Settings(changed_only=config.getoption("deploykit_changed_only"))

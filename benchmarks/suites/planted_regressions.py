@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from deploy_kit.benchmarks.timing import machine
-from deploy_kit.check.baseline import DEFAULT_BASELINE, read_baseline
+from deploy_kit.check.baseline import baseline_of, read_baseline
 from deploy_kit.check.findings import CheckReport, Finding, Kind, Level
 from deploy_kit.cli.console import print_json, print_line, print_table
 from deploy_kit.errors import DeployKitError
@@ -209,7 +209,7 @@ def planted(plant: Plant, scratch: Path) -> Row:
 
 def _cannot_count(folder: Path, cache: Path) -> str:
     """Why instructions cannot be counted here; empty where they were."""
-    if all(known.instructions for known in read_baseline(folder / DEFAULT_BASELINE).cells.values()):
+    if all(known.instructions for known in read_baseline(baseline_of(folder / RECIPE)).cells.values()):
         return ""
     (cell,) = check(folder, cache, "--changed-only").cells
     return cell.result.unavailable.get("instructions", "there is no reason")

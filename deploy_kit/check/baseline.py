@@ -21,8 +21,8 @@ from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import NO_NOISE_DB
 
 SCHEMA: Literal[1] = 1
-DEFAULT_BASELINE = "deploykit-baseline.json"
-"""The name of the file, which is beside the recipe."""
+RECIPE = ".toml"
+"""How the name of a recipe ends."""
 
 UPDATE = "deploykit check --update-baseline"
 
@@ -80,6 +80,14 @@ def _cell(name: str, known: Known) -> str:
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def baseline_of(recipe: Path) -> Path:
+    """Where a recipe's baseline is, unless another is named: beside it, ``lab-baseline.json`` of ``lab.toml``.
+
+    So recipes that are in one folder have one each.
+    """
+    return recipe.with_name(f"{recipe.name.removesuffix(RECIPE)}-baseline.json")
 
 
 def read_baseline(path: Path) -> Baseline:

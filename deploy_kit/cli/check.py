@@ -49,7 +49,7 @@ def command(
         float | None, typer.Option(metavar="GB", help="What they may take together; none is what is free.")
     ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="What is expected; none is deploykit-baseline.json beside the recipe.")
+        Path | None, typer.Option(help="What is expected; none is NAME-baseline.json beside the recipe NAME.toml.")
     ] = None,
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Expect from now on what is found, failures too, and exit with 0.")
@@ -80,7 +80,7 @@ def command(
     Each cell has a process of its own: one that crashes or hangs is a result. The exit code is 1 where a finding is an
     error. In GitHub's workflows the findings are annotations, and the step's summary has the table.
     """
-    from deploy_kit.check.baseline import DEFAULT_BASELINE, read_baseline, write_baseline
+    from deploy_kit.check.baseline import baseline_of, read_baseline, write_baseline
     from deploy_kit.check.cache import default_folder
     from deploy_kit.check.engine import Settings, check, new_baseline, open_cache, tidy
     from deploy_kit.check.formats import FORMATS
@@ -93,8 +93,8 @@ def command(
     if out is not None:
         _require_place(out)
     given = _given(model, target, precision, limit=limit, jobs=jobs, memory_gb=memory)
-    chosen, folder = _recipe(recipe, given, input_size)
-    file = folder / DEFAULT_BASELINE if baseline is None else baseline
+    chosen, beside = _recipe(recipe, given, input_size)
+    file = baseline_of(beside) if baseline is None else baseline
     needed = baseline is not None and not update_baseline
     expected = read_baseline(file) if needed or file.exists() else None
     whole = not (model or target or precision)
@@ -151,17 +151,16 @@ def _given(
 
 
 def _recipe(path: Path | None, given: Mapping[str, Any], input_size: str | None) -> tuple[Recipe, Path]:
-    """The recipe with what the command line says instead, and the folder that it is in."""
+    """The recipe with what the command line says instead, and its file; of flags alone, what that would be here."""
     from deploy_kit.cells.recipe import DEFAULT_RECIPE, make_recipe, model_names, read_recipe
 
     document: dict[str, Any] = {}
-    folder = Path.cwd()
+    file = path or DEFAULT_RECIPE
+    place = file.absolute()
     if path is not None or DEFAULT_RECIPE.exists() or "models" not in given:
-        file = path or DEFAULT_RECIPE
-        folder = file.absolute().parent
         found = read_recipe(file)
         if not given and input_size is None:
-            return found, folder
+            return found, place
         document = found.model_dump(exclude_none=True)
     document |= given
     names = model_names(tuple(document["models"]))
@@ -169,7 +168,7 @@ def _recipe(path: Path | None, given: Mapping[str, Any], input_size: str | None)
     if input_size is not None:
         for name in names:
             document["model"][name] = {**document["model"].get(name, {}), "input_size": input_size}
-    return make_recipe(document, folder, "what was asked for"), folder
+    return make_recipe(document, place.parent, "what was asked for"), place
 
 
 def _bytes(text: str) -> int:

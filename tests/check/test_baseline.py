@@ -10,6 +10,7 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.check.baseline import (
     Baseline,
     artifact_sha256,
+    baseline_of,
     known_of,
     read_baseline,
     steady,
@@ -22,6 +23,13 @@ from deploy_kit.outcome import Outcome
 from tests.check.fakes import cell, checked, failing, working
 
 NOTE = Finding(kind=Kind.SIZE, level=Level.NOTE, cell="net/executorch/fp32", message="smaller")
+
+
+def test_a_baseline_is_named_after_its_recipe() -> None:
+    assert baseline_of(Path("ci/deploykit.toml")) == Path("ci/deploykit-baseline.json")
+    assert baseline_of(Path("/lab.toml")) == Path("/lab-baseline.json")
+    assert baseline_of(Path("nets.v2.toml")) == Path("nets.v2-baseline.json")
+    assert baseline_of(Path("nets.v2")) == Path("nets.v2-baseline.json")
 
 
 def of(*models: str) -> Baseline:

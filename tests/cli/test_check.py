@@ -118,10 +118,27 @@ def test_the_baseline_of_a_recipe_elsewhere_is_beside_it(deploykit: Run, exports
     Path("ci").mkdir()
     Path("deploykit.toml").rename("ci/nets.toml")
     deploykit("check", "ci/nets.toml", "--update-baseline")
-    assert Path("ci/deploykit-baseline.json").is_file()
-    assert "against ci/deploykit-baseline.json" in deploykit("check", "ci/nets.toml").out
+    assert Path("ci/nets-baseline.json").is_file()
+    assert "against ci/nets-baseline.json" in deploykit("check", "ci/nets.toml").out
     deploykit("check", "ci/nets.toml", "--update-baseline", "--baseline", "other.json")
-    assert Path("other.json").read_text() == Path("ci/deploykit-baseline.json").read_text()
+    assert Path("other.json").read_text() == Path("ci/nets-baseline.json").read_text()
+
+
+def test_two_recipes_beside_each_other_have_a_baseline_each(deploykit: Run, exports: Exports) -> None:
+    Path("lab.toml").write_text('models = ["net_c:net"]\ntargets = ["onnx"]\n')
+    deploykit("check", "--update-baseline")
+    deploykit("check", "lab.toml", "--update-baseline")
+    kept = {file.name: list(json.loads(file.read_text())["cells"]) for file in Path().glob("*-baseline.json")}
+    assert kept == {
+        "deploykit-baseline.json": ["net_a:net/onnx/fp32", "net_b:net/onnx/fp32"],
+        "lab-baseline.json": ["net_c:net/onnx/fp32"],
+    }
+    for words in ((), ("lab.toml",), ("deploykit.toml",)):
+        ended = deploykit("check", *words, "--json")
+        assert (ended.json["findings"], [cell["findings"] for cell in ended.json["cells"] if cell["findings"]]) == (
+            [],
+            [],
+        )
 
 
 @pytest.mark.parametrize(
