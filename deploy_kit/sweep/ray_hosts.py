@@ -8,6 +8,7 @@ comes back: this process alone writes results. A unit whose host is lost is done
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import platform
@@ -25,12 +26,13 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from deploy_kit.cells.recipe import Recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.disk import FULL
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
+from deploy_kit.manifest import MANIFEST
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep.local import Executor, Finished
 from deploy_kit.sweep.locks import MACHINE, held
@@ -65,6 +67,8 @@ FREE = "free some space there, and give the same command again: what was done is
 
 Packed = dict[str, bytes]
 """The files of a folder, by their paths in it."""
+
+Result = TypeVar("Result", CellResult, BenchResult)
 
 
 class OtherVersionsError(Exception):
@@ -118,7 +122,7 @@ def do(
             ``given``.
         artifact: what is measured.
 
-    Returns: the result, the artifact that an export made, and the host's name.
+    Returns: the result, the artifact that an export made, and the host's name. Both name the files as the task does.
 
     Raises:
         OtherVersionsError: the host has others.
@@ -150,13 +154,15 @@ def _done(
                 place.chmod(0o755)
             there[part] = str(place)
         here = dataclasses.replace(_with_files(task, there), scratch=Path(scratch))
+        names = {there[part]: str(path) for part, path in files_of(task).items() if part in there}
         name = MACHINE if task.key.is_export or task.of_this_machine else task.key.device
         with held(name, Event(), shared=task.key.is_export) if work.real else nullcontext():
             if artifact is not None:
                 unpack(artifact, folder)
-                return work.measure(here, folder), None, socket.gethostname()
-            result = work.export(here, folder, None).model_copy(update={"cell": task.cell})
-        return result, pack(folder) if result.works else None, socket.gethostname()
+                return _renamed(work.measure(here, folder), names), None, socket.gethostname()
+            result = _renamed(work.export(here, folder, None), names).model_copy(update={"cell": task.cell})
+        packed = _with_names(pack(folder), names) if result.works else None
+        return result, packed, socket.gethostname()
 
 
 def files_of(task: Task) -> dict[str, Path]:
@@ -185,11 +191,33 @@ def _with_files(task: Task, there: Mapping[str, str]) -> Task:
         cell = cell.model_copy(update={"of_model": cell.of_model.model_copy(update={"weights": there["weights"]})})
     if CALIBRATION in there:
         cell = cell.model_copy(update={"options": {**cell.options, CALIBRATION: there[CALIBRATION]}})
-    bench = task.bench
-    if bench is not None and "runner" in there:
-        bench = bench.model_copy(update={"runner": there["runner"]})
+    runner = Path(there["runner"]) if "runner" in there else None
     accuracy = Path(there["accuracy"]) if "accuracy" in there else task.accuracy
-    return dataclasses.replace(task, cell=cell, bench=bench, accuracy=accuracy)
+    return dataclasses.replace(task, cell=cell, runner=runner, accuracy=accuracy)
+
+
+def _with_names(artifact: Packed, names: Mapping[str, str]) -> Packed:
+    """An artifact whose manifest, which no hash is of, has other names for files."""
+    if not names or MANIFEST not in artifact:
+        return artifact
+    document = _replaced(json.loads(artifact[MANIFEST]), names)
+    return {**artifact, MANIFEST: (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def _renamed(result: Result, names: Mapping[str, str]) -> Result:
+    """A result with other names for files."""
+    return result.model_validate(_replaced(result.model_dump(by_alias=True), names)) if names else result
+
+
+def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+    """Plain values with other names for files in all of their texts."""
+    if isinstance(value, str):
+        for name, other in names.items():
+            value = value.replace(name, other)
+        return value
+    if isinstance(value, dict):
+        return {key: _replaced(each, names) for key, each in value.items()}
+    return type(value)(_replaced(each, names) for each in value) if isinstance(value, (list, tuple)) else value
 
 
 def pack(folder: Path) -> Packed:

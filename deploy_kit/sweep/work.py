@@ -60,6 +60,8 @@ class Task:
     bench: Bench | None = None
     scratch: Path | None = None
     """A folder for temporary files; None is the system's."""
+    runner: Path | None = None
+    """Where the program that ``bench`` names is on this host; None is there."""
 
     @property
     def of_this_machine(self) -> bool:
@@ -99,11 +101,12 @@ def measure(task: Task, folder: Path) -> BenchResult:
     """Time the artifact in a folder on the task's device."""
     assert task.bench is not None
     start = time.perf_counter()
+    moved = {} if task.runner is None else {"runner": str(task.runner)}
     job = {
         "folder": str(folder.resolve()),
         "device": task.key.device,
         "threads": task.key.threads,
-        "bench": task.bench.model_dump(mode="json"),
+        "bench": {**task.bench.model_dump(mode="json"), **moved},
         "command": command(task),
     }
     per_round = ROUND_S + (COOL_S if task.bench.cool_to is not None else 0)

@@ -1,9 +1,10 @@
-"""Stores of both kinds: a SQLite file, and a database of a real PostgreSQL server that these tests start."""
+"""Stores of both kinds, a SQLite file and a database of a real PostgreSQL server that these tests start; and phones."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from deploy_kit.sweep.store import Store, open_store
+from tests.devices.adbd import Daemon, device_program
+from tests.devices.test_adb import DUMPS, PROPERTIES
 
 UNPRIVILEGED = "nobody"
 """Who runs the server where the tests are run by root, whom it refuses."""
@@ -78,3 +81,27 @@ def _empty(url: str) -> None:
 @pytest.fixture
 def store(open_again: Callable[[], Store]) -> Store:
     return open_again()
+
+
+@pytest.fixture
+def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Daemon]]:
+    """Two phones that an adb server of this test has."""
+    if shutil.which("adb") is None:
+        pytest.skip("needs adb: sudo apt-get install adb")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADB_LOCAL_TRANSPORT_MAX_PORT", "5553")
+    daemons = []
+    for name in ("a", "b"):
+        folder, programs = tmp_path / f"phone-{name}", tmp_path / f"programs-{name}"
+        folder.mkdir()
+        programs.mkdir()
+        device_program(programs, "getprop", PROPERTIES)
+        device_program(programs, "dumpsys", DUMPS.replace("Status: 1", "Status: 0"))  # warm ones are waited for
+        daemons.append(Daemon(folder, programs))
+        subprocess.run(["adb", "connect", daemons[-1].serial], capture_output=True, timeout=30, check=False)
+    yield daemons
+    subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30, check=False)
+    for daemon in daemons:
+        daemon.unplug()

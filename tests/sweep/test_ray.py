@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import shutil
+import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,22 +20,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
-from deploy_kit.artifact import Artifact
+from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.benchmarks.suites.sweep_scaling import DEVICE
-from deploy_kit.cells.recipe import Recipe
+from deploy_kit.cells.recipe import Recipe, make_recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.errors import DeployKitError, MissingDependencyError, UserError
 from deploy_kit.outcome import Outcome
 from deploy_kit.sweep import ray_hosts as module
 from deploy_kit.sweep.drive import Progress, SweepReport, sweep
-from deploy_kit.sweep.ray_hosts import Hosts, pack, ray_hosts, unpack
+from deploy_kit.sweep.ray_hosts import Hosts, Packed, files_of, pack, ray_hosts, unpack, versions
 from deploy_kit.sweep.store import Store, open_store
-from deploy_kit.sweep.work import Task, Work
+from deploy_kit.sweep.work import REAL, BenchResult, Task, Work, command, tasks_of
 from tests.benchmarks.support import runner_document
 from tests.cli.support import ROOT
-from tests.devices.adbd import Daemon, device_program
-from tests.devices.test_adb import DUMPS, PROPERTIES
+from tests.devices.adbd import Daemon
+from tests.support import TINY, TINY_SIZE, tiny
 from tests.sweep.fakes import ARTIFACT, KILLING, PHONES, recipe_of
 
 DOCUMENT = runner_document([10_000 + (index * 7 % 13) for index in range(50)], warmup_ns=[11_000] * 10)
@@ -169,27 +172,98 @@ def test_calibration_images_travel(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def phones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Daemon]]:
-    """Two phones that an adb server of this test has."""
-    if shutil.which("adb") is None:
-        pytest.skip("needs adb: sudo apt-get install adb")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("ADB_LOCAL_TRANSPORT_MAX_PORT", "5553")
-    daemons = []
-    for name in ("a", "b"):
-        folder, programs = tmp_path / f"phone-{name}", tmp_path / f"programs-{name}"
-        folder.mkdir()
-        programs.mkdir()
-        device_program(programs, "getprop", PROPERTIES)
-        device_program(programs, "dumpsys", DUMPS.replace("Status: 1", "Status: 0"))  # warm ones are waited for
-        daemons.append(Daemon(folder, programs))
-        subprocess.run(["adb", "connect", daemons[-1].serial], capture_output=True, timeout=30, check=False)
-    yield daemons
-    subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30, check=False)
-    for daemon in daemons:
-        daemon.unplug()
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a host's temporary files; this process is the host."""
+    place = tmp_path / "of-the-host"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+def done_on_host(task: Task, artifact: Packed | None = None) -> tuple[CellResult | BenchResult, Packed | None]:
+    """What a host makes of a task, and of the files of it that travelled."""
+    files = files_of(task)
+    given = [pack(path) if path.is_dir() else path.read_bytes() for path in files.values()]
+    names = {part: path.name for part, path in files.items()}
+    result, packed, _ = module.do(REAL, task, versions(), names, artifact, *given)
+    return result, packed
+
+
+def images_in(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for index in range(count):
+        Image.new("RGB", (32, 32), (index * 9, 90, 255 - index * 9)).save(folder / f"{index}.png")
+
+
+def test_an_artifact_names_the_weights_and_images_of_the_recipe(host: Path, tmp_path: Path) -> None:
+    torch.save(tiny().state_dict(), tmp_path / "best.pth")
+    images_in(tmp_path / "images", 16)
+    document = {
+        "models": [TINY],
+        "targets": ["onnx"],
+        "precisions": ["int8"],
+        "options": {"onnx": {"calibration": "images"}},
+        "model": {TINY: {"weights": "best.pth", "input_size": TINY_SIZE}},
+    }
+    recipe = make_recipe(document, tmp_path)
+    result, packed = done_on_host(tasks_of(recipe, recipe.cells()[0])[0])
+    assert isinstance(result, CellResult)
+    assert result.works, result.reason
+    assert packed is not None
+    unpack(packed, tmp_path / "back")
+    manifest = open_artifact(tmp_path / "back").manifest
+    assert manifest.model.weights.path == str(tmp_path / "best.pth")
+    assert manifest.options["calibration"] == str(tmp_path / "images")
+    assert manifest.details["calibration"] == f"8 images of {tmp_path / 'images'}"
+    assert all(str(host).encode() not in content for content in packed.values())
+    assert str(host) not in result.model_dump_json()
+
+
+@pytest.mark.slow
+def test_an_artifact_names_the_program_of_the_recipe(host: Path, tmp_path: Path) -> None:
+    (tmp_path / "my nets").mkdir()
+    program = torch.export.export(tiny(), (torch.zeros(1, 3, 32, 32),))
+    torch.export.save(program, tmp_path / "my nets/net.pt2")
+    recipe = make_recipe({"models": ["my nets/net.pt2"], "targets": ["onnx"]}, tmp_path)
+    result, packed = done_on_host(tasks_of(recipe, recipe.cells()[0])[0])
+    assert isinstance(result, CellResult)
+    assert result.works, result.reason
+    assert packed is not None
+    assert json.loads(packed["manifest.json"])["model"]["source"] == str(tmp_path / "my nets/net.pt2")
+    assert str(host).encode() not in packed["manifest.json"]
+
+
+def test_a_reason_names_the_images_of_the_recipe(host: Path, tmp_path: Path) -> None:
+    images_in(tmp_path / "few", 1)
+    document = {
+        "models": [TINY],
+        "targets": ["onnx"],
+        "precisions": ["int8"],
+        "options": {"onnx": {"calibration": "few"}},
+        "model": {TINY: {"input_size": TINY_SIZE}},
+    }
+    recipe = make_recipe(document, tmp_path)
+    result, _ = done_on_host(tasks_of(recipe, recipe.cells()[0])[0])
+    assert isinstance(result, CellResult)
+    assert f"{str(tmp_path / 'few')!r} holds 1 images" in str(result.reason)
+    assert str(host) not in result.model_dump_json()
+
+
+def test_a_measurement_names_the_runner_of_the_recipe(host: Path, tiny_onnx: Artifact, tmp_path: Path) -> None:
+    runner = tmp_path / "my tools/runner"
+    runner.parent.mkdir()
+    text = RUNNER.replace("DOCUMENT", json.dumps(DOCUMENT)).replace("sleep 0.7", "true")
+    runner.write_text(text.replace("USED", str(tmp_path / "used")))
+    runner.chmod(0o755)
+    document = {"models": [TINY], "targets": ["onnx"], "bench": {"runner": "my tools/runner"}}
+    recipe = make_recipe(document, tmp_path)
+    (task,) = tasks_of(recipe, recipe.cells()[0])[1]
+    result, _ = done_on_host(task, pack(tiny_onnx.folder))
+    assert isinstance(result, BenchResult)
+    assert result.measurement is not None, result.failure
+    assert result.measurement.command == command(task)
+    assert shlex.split(result.measurement.command)[-2:] == ["--runner", str(runner)]
+    assert str(host) not in result.model_dump_json()
 
 
 @pytest.fixture
