@@ -14,9 +14,11 @@ import yaml
 from deploy_kit import init
 from deploy_kit.cells import recipe
 from deploy_kit.cells.recipe import ModelOptions, read_recipe
+from deploy_kit.cli import sweep
 from deploy_kit.errors import UserError
 from deploy_kit.sources import load_model
-from tests.cli.support import Ended
+from deploy_kit.sweep.work import tasks_of
+from tests.cli.support import ROOT, Ended
 from tests.support import TINY, TINY_SIZE, tiny
 
 Command = Callable[..., Ended]
@@ -53,8 +55,26 @@ def test_what_the_recipe_has_as_comments_can_be_switched_on(deploykit: Command, 
     path.write_text(re.sub(r"^# (?=\[|\w+ = )", "", path.read_text(), flags=re.MULTILINE))
     found = read_recipe(path)
     assert found.latency is not None
+    assert found.bench is not None
     assert found.accuracy is not None
     assert found.precisions == ("fp32", "fp16", "int8")
+
+
+def test_a_sweep_of_the_recipe_measures_once_bench_is_switched_on(deploykit: Command, tmp_path: Path) -> None:
+    deploykit("init", *MODEL, "--dir", tmp_path)
+    path = tmp_path / "deploykit.toml"
+    before, header, section = path.read_text().partition("# [bench]\n")
+    assert header
+    path.write_text(before + re.sub("^# ", "", header + section, flags=re.MULTILINE))
+    found = read_recipe(path)
+    sweep.check(found)
+    measured = [task.key for cell in found.cells() for task in tasks_of(found, cell)[1]]
+    assert [(key.cell, key.device) for key in measured] == [(cell.id, "local") for cell in found.cells()]
+
+
+def test_the_nightly_example_says_what_its_recipe_needs_to_be_timed() -> None:
+    text = (ROOT / "examples/ci/nightly-sweep.yml").read_text()
+    assert re.search(r"deploykit[.]toml needs .*\[bench\]", text)
 
 
 def test_the_workflow_installs_what_the_targets_need_and_runs_the_check(deploykit: Command, tmp_path: Path) -> None:
