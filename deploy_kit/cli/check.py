@@ -91,10 +91,12 @@ def command(
     if json and format not in ("table", "json"):
         raise UserError(f"--json and --format {format} are two formats", fix="leave one out")
     if out is not None:
-        _require_place(out)
+        _require_place(out, "--out")
     given = _given(model, target, precision, limit=limit, jobs=jobs, memory_gb=memory)
     chosen, beside = _recipe(recipe, given, input_size)
     file = baseline_of(beside) if baseline is None else baseline
+    if update_baseline:
+        _require_place(file, "--baseline")
     needed = baseline is not None and not update_baseline
     expected = read_baseline(file) if needed or file.exists() else None
     whole = not (model or target or precision)
@@ -128,17 +130,19 @@ def command(
         raise typer.Exit(1)
 
 
-def _require_place(out: Path) -> None:
-    """Raise `UserError` where a file cannot be written."""
+def _require_place(file: Path, option: str) -> None:
+    """Raise `UserError` where a file that an option names cannot be written; it is made in its folder, and replaced."""
     from deploy_kit.errors import UserError
 
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {str(out.parent)!r}", fix="make it first")
-    if out.is_dir():
-        raise UserError(f"{str(out)!r} is a folder", fix="name a file in it with --out")
-    if not os.access(out if out.exists() else folder, os.W_OK):
-        raise UserError(f"{str(out)!r} cannot be written", fix="choose another --out")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {str(file.parent)!r}", fix="make it first")
+    if file.is_dir():
+        raise UserError(f"{str(file)!r} is a folder", fix=f"name a file in it with {option}")
+    places = [file] if file.exists() else []
+    if file.is_file() or not places:  # a pipe, or /dev/stdout, is not replaced
+        places.append(Path(os.path.realpath(file)).parent)
+    if not all(os.access(place, os.W_OK) for place in places):
+        raise UserError(f"{str(file)!r} cannot be written", fix=f"choose another {option}")
 
 
 def _given(
@@ -146,8 +150,8 @@ def _given(
 ) -> dict[str, Any]:
     """What the command line says in the place of a recipe's values."""
     here = [str(Path(name).absolute()) if name.endswith(".pt2") else name for name in model or ()]
-    values = {"models": here, "targets": target, "precisions": precision, **others}
-    return {name: value for name, value in values.items() if value}
+    values = {"models": here or None, "targets": target or None, "precisions": precision or None, **others}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _recipe(path: Path | None, given: Mapping[str, Any], input_size: str | None) -> tuple[Recipe, Path]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,9 @@ def test_two_recipes_beside_each_other_have_a_baseline_each(deploykit: Run, expo
         (["--format", "sarif", "--json"], "two formats"),
         (["--out", "no/where.json"], "there is no folder 'no'"),
         (["--out", "."], "'.' is a folder"),
+        (["--update-baseline", "--baseline", "no/where.json"], "there is no folder 'no'"),
+        (["--update-baseline", "--baseline", "."], "'.' is a folder"),
+        (["--memory", "0"], "has a mistake at 'memory_gb'"),
         (["--memory", "inf"], "has a mistake at 'memory_gb'"),
         (["--memory", "nan"], "has a mistake at 'memory_gb'"),
         (["--limit", "99999999999"], "has a mistake at 'limit'"),
@@ -167,6 +171,21 @@ def test_a_mistake_is_told_before_anything_is_exported(
     assert wrong in ended.err
     assert "fix:" in ended.err
     assert exports.cells == []
+
+
+@pytest.mark.parametrize("words", [[], ["--baseline", "locked/other.json"], ["--baseline", "locked/there.json"]])
+def test_a_baseline_that_cannot_be_written_is_told_before_anything_is_exported(
+    words: list[str], deploykit: Run, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    Path("deploykit.toml").rename(folder / "deploykit.toml")
+    (folder / "there.json").write_text('{"schema_version": 1, "cells": {}}')
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != folder)  # root may write everywhere
+    ended = deploykit("check", "locked/deploykit.toml", "--update-baseline", *words)
+    assert (ended.code, exports.cells) == (2, [])
+    assert "cannot be written" in ended.err
+    assert "fix: choose another --baseline" in ended.err
 
 
 def test_without_a_recipe_or_models_it_is_said_how_to_get_one(deploykit: Run, exports: Exports) -> None:
