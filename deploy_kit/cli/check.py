@@ -221,7 +221,7 @@ def _add(report: CheckReport, run: str, host: str, store: Store) -> None:
             Entry(
                 run=run,
                 kind="check",
-                created=checked.result.created,
+                created=report.created,  # of the check: a cell from the cache may be older
                 commit=report.commit,
                 host=host,
                 result=checked.result,

@@ -126,8 +126,8 @@ class _Cells:
         self.names, self.options = names, options
         self.found: dict[Key, _Found] = {}
         self.findings: list[FoundHere] = []
-        self.results: dict[str, set[tuple[str, str, str]]] = {}
-        """Of each run, its results: the cell, when it was made and how it ended."""
+        self.results: dict[str, set[tuple[str, ...]]] = {}
+        """Of each run, its results, as `_trace` tells them apart."""
 
     def at(self, model: str, target: str, precision: str, variant: str = "") -> _Found:
         key = (model, target, precision, variant)
@@ -165,12 +165,12 @@ class _Cells:
                 self._fail(found, device, Failure(reason=reason, run=entry.run, created=entry.created))
             self._local(found, entry.artifact, entry.result.sha256)
         for name, entries in by_run.items():
-            self.results[name] = {_trace(entry.result) for entry in entries}
+            self.results[name] = {_trace(entry.result, entry.created) for entry in entries}
         return [_run_of(name, entries, source.name) for name, entries in by_run.items()]
 
     def add_check(self, check: CheckReport, origin: str) -> Run | None:
         """Add a check; None where a store has told of all its results already."""
-        traces = {_trace(each.result) for each in check.cells}
+        traces = {_trace(each.result, check.created) for each in check.cells}
         known = any(traces <= told for told in self.results.values()) and bool(traces)
         ids = {}
         for checked in check.cells:
@@ -282,8 +282,9 @@ def _id(key: Key) -> str:
     return f"{model}/{target}/{precision}{f'@{variant}' if variant else ''}"
 
 
-def _trace(result: CellResult) -> tuple[str, str, str]:
-    return result.cell.id, result.created, result.outcome
+def _trace(result: CellResult, told: str) -> tuple[str, ...]:
+    """The cell, when it was told of, when it was exported, which several checks may have alike, and how it ended."""
+    return result.cell.id, told, result.created, result.outcome
 
 
 def _here(finding: Finding, ids: dict[str, str], origin: str, check: CheckReport) -> FoundHere:

@@ -267,6 +267,29 @@ def test_a_check_is_recorded_in_a_store(deploykit: Run, exports: Exports) -> Non
     assert Path(entries[1].artifact, "manifest.json").is_file()
 
 
+def test_a_check_that_takes_cells_from_the_cache_is_recorded_when_it_is_done(
+    deploykit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made, changed, and changed back: what the cell is now is what it was first."""
+    changed = ("--input-size", "1x3x64x64")
+
+    def made(cell: CellSpec, *where: Path, **how: Any) -> CellResult:
+        size, day = (2000, 2) if cell.of_model.input_size else (1000, 1)
+        return exports(cell, *where, **how).model_copy(update={"bytes": size, "created": f"2026-01-0{day}T00:00:00Z"})
+
+    monkeypatch.setattr(engine, "run_cell", made)
+    for words in ((), changed, ()):
+        deploykit("check", "-m", "net_a:net", *words, "--changed-only", "--store", "sqlite:///runs.db")
+    assert len(exports.cells) == 2
+    page = deploykit("report", "runs.db", "--json", "--out", "report.html").json
+    (shown,) = page["cells"]
+    assert [export["bytes"] for export in shown["exports"]] == [1000, 2000, 1000]
+    assert [run["id"] for run in page["runs"]] == [export["run"] for export in shown["exports"]]
+    assert [change["after"] for change in page["changes"]] == [1000, 2000]
+    entries = open_store("sqlite:///runs.db").entries()
+    assert entries[2].result.created == "2026-01-01T00:00:00Z"  # of the export itself
+
+
 def test_the_help_says_what_is_exported_again() -> None:
     said = " ".join(program("check", "--help").out.replace("│", " ").split())
     assert "Without it everything is exported and proven again" in said

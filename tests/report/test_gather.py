@@ -191,7 +191,7 @@ def test_a_check_that_the_store_has_too_is_one_run_and_keeps_its_findings() -> N
     finding = Finding(kind="size", level="error", cell=result.cell.id, message="larger", before=1.0, after=2.0)
     gone = Finding(kind="gone_cell", level="warning", cell="old/onnx/fp32", message="gone")
     check = Source("check.json", "check", checks=[check_of([result], [finding, gone])])
-    page = page_of(store(entry_of(result, "run", kind="check")), check)
+    page = page_of(store(entry_of(result, "run", 9, kind="check")), check)
     assert [run.id for run in page.runs] == ["run"]
     assert len(page.cells[0].exports) == 1
     assert [each.finding for each in page.cells[0].findings] == [finding]
@@ -284,3 +284,17 @@ def test_a_measurement_with_reasons_is_not_valid_whatever_it_says() -> None:
     page = page_of(Source("m.json", "measurements", measurements=[lied, silent]))
     assert [timing.valid for timing in page.cells[0].timings] == [False, False]
     assert all(timing.reasons for timing in page.cells[0].timings)
+
+
+def test_a_check_of_what_was_exported_before_is_a_check_of_its_own() -> None:
+    """Made, changed, and changed back: the last check, as a file, took its cell from the cache."""
+    first = result_of(spec_of(), "a" * 64, bytes=1000, created=day(1))
+    changed = result_of(spec_of(), "b" * 64, bytes=2000, created=day(2))
+    runs = [entry_of(first, "first", 1, kind="check"), entry_of(changed, "second", 2, kind="check")]
+    last = check_of([first], created=day(3))
+    page = page_of(store(*runs), Source("check.json", "check", checks=[last]))
+    assert [export.bytes for export in page.cells[0].exports] == [1000, 2000, 1000]
+    assert [run.created for run in page.runs] == [day(1), day(2), day(3)]
+    stored = entry_of(first, "third", 3, kind="check")
+    page = page_of(store(*runs, stored), Source("check.json", "check", checks=[last]))
+    assert [run.id for run in page.runs] == ["first", "second", "third"]
