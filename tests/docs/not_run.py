@@ -8,24 +8,23 @@ BOARD = "needs a host to log in to; tests/devices/test_ssh.py"
 INDEX = "installs from a package index"
 HOURS = "takes hours; `make compatibility` checks a part of it"
 IMAGES = "needs photographs of the reader's; tests/precision/test_int8.py has its own"
-DAEMON = "starts what stays; tests/sweep/test_ray.py starts a cluster of its own"
-SERVER = "needs a database server; tests/sweep/conftest.py starts one"
-CLUSTER = "needs a running cluster; tests/sweep/test_ray.py has one"
+LAB = "needs a lab; tests/sweep/test_device_lab.py runs it with this machine's addresses and names"
+SECRET = "is for the home folder and the shell of the reader; tests/sweep/test_device_lab.py runs it in others"
 
 NOT_RUN: dict[str, dict[str, str]] = {
     "compatibility.md": {"python -m deploy_kit.benchmarks.suites.compatibility": HOURS},
     "models.md": {"python -m deploy_kit.benchmarks.suites.model_table": "counts every model, for many minutes"},
     "device-lab.md": {
         "pip install 'deploy-kit[postgres]'": INDEX,
-        "createdb results": SERVER,
-        "deploykit sweep --store postgresql://lab:PASSWORD@db.example/results": SERVER,
+        "createdb results": LAB,
+        "deploykit sweep --store postgresql://lab:PASSWORD@db.example/results": LAB,
         "pip install 'deploy-kit[ray]'": INDEX,
-        "ray start --head --port 6379 --ray-client-server-port 10001": DAEMON,
-        'ray start --address 192.0.2.1:6379 --resources \'{"adb:R5CR10XXXXX": 1, "ssh:pi@board": 1}\'': DAEMON,
-        "deploykit sweep --on ray://192.0.2.1:10001": CLUSTER,
-        "deploykit sweep --on auto": CLUSTER,
-        "ray get-auth-token --generate": "writes a secret into the home folder",
-        "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.ray/auth_token": "is for the shell that it is typed into",
+        "ray start --head --port 6379 --ray-client-server-port 10001": LAB,
+        'ray start --address 192.0.2.1:6379 --resources \'{"adb:R5CR10XXXXX": 1, "ssh:pi@board": 1}\'': LAB,
+        "deploykit sweep --on ray://192.0.2.1:10001": LAB,
+        "deploykit sweep --on auto": LAB,
+        "ray get-auth-token --generate": SECRET,
+        "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.ray/auth_token": SECRET,
     },
     "measuring.md": {
         (
