@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,17 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the steps 
 
 
 def evaluate(expression: str, known: dict[str, str], *, failed: bool) -> str:
-    """An expression as GitHub has it: names, strings, ``==``, ``!=``, ``&&``, ``||``, ``always()``; as text."""
+    """An expression as GitHub has it: names, strings, ``true``, ``==``, ``!=``, ``&&``, ``||``, ``always()``."""
     python = NAME.sub(lambda match: f"known.get({match[0]!r}, '')", expression)
     python = python.replace("&&", " and ").replace("||", " or ")
-    names = {"known": known, "always": lambda: True, "failure": lambda: failed, "success": lambda: not failed}
+    names = {
+        "known": known,
+        "true": "true",
+        "false": "false",
+        "always": lambda: True,
+        "failure": lambda: failed,
+        "success": lambda: not failed,
+    }
     value = eval(python, {"__builtins__": {}}, names)
     return {True: "true", False: "false"}.get(value, value)
 
@@ -52,13 +60,15 @@ def evaluate(expression: str, known: dict[str, str], *, failed: bool) -> str:
 class Job:
     """A run of the action: what its steps did, and what became of it.
 
-    Python runs in this process, where torch is imported already, or ``apart``, as GitHub does it.
+    Python runs in this process, where torch is imported already, or ``apart``, as GitHub does it. ``act`` gets the name
+    and the values of what has ``uses:``.
     """
 
     folder: Path
     inputs: dict[str, str]
     environment: dict[str, str]
     apart: bool = False
+    act: Callable[[str, dict[str, str]], None] = lambda name, values: None
     known: dict[str, str] = field(default_factory=dict)
     used: dict[str, dict[str, str]] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
@@ -78,7 +88,9 @@ class Job:
                 continue
             self.ran.append(step["name"])
             if "uses" in step:
-                self.used[step["uses"].split("@")[0]] = {n: self._fill(v) for n, v in step["with"].items()}
+                name, values = step["uses"].split("@")[0], {n: self._fill(v) for n, v in step["with"].items()}
+                self.used[name] = values
+                self.act(name, values)
             else:
                 self._command(step)
         return self
