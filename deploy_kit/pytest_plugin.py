@@ -66,7 +66,8 @@ class Cells:
         self.cells: list[CellSpec] = self.recipe.cells()
         baseline = baseline_of(self.path) if named is None else asked_of / named
         self.baseline: Baseline | None = read_baseline(baseline) if named or baseline.exists() else None
-        self.gone: list[Finding] = gone(self.baseline, self.cells) if self.baseline is not None else []
+        there = [*self.cells, *self.recipe.elsewhere()]
+        self.gone: list[Finding] = gone(self.baseline, there) if self.baseline is not None else []
         self.settings: Settings = Settings(changed_only=config.getoption("deploykit_changed_only"))
         self.shared = Shared(self.recipe)
 

@@ -146,18 +146,30 @@ class Recipe(_Part):
             UserError: a target or option that there is not, a precision that no target here offers, or two files of one
                 name.
         """
+        found = self._of(self.targets or tuple(list_targets()))
+        installed = installed_targets()
+        found = found if self.targets else [cell for cell in found if cell.target in installed]
+        if not found:
+            raise UserError(f"no target offers {' or '.join(self.precisions)}", fix="name another precision")
+        return found
+
+    def elsewhere(self) -> list[CellSpec]:
+        """What would be cells too where all targets are installed; of a recipe that names its targets, none."""
+        installed = installed_targets()
+        return [] if self.targets else self._of(tuple(name for name in list_targets() if name not in installed))
+
+    def _of(self, targets: tuple[str, ...]) -> list[CellSpec]:
+        """The cells of some targets."""
         found: dict[str, CellSpec] = {}
         for model in model_names(self.models):
             of_model = self.model.get(model, ModelOptions())
-            for target in self.targets or installed_targets():
+            for target in targets:
                 for precision, options in target_options(target, self.precisions, self.options.get(target, {})):
                     cell = CellSpec(model=model, target=target, precision=precision, options=options, of_model=of_model)
                     if found.setdefault(cell.id, cell).model != model:
                         raise UserError(
                             f"two models have the name {cell.id.split('/')[0]!r}", fix="rename one of the files"
                         )
-        if not found:
-            raise UserError(f"no target offers {' or '.join(self.precisions)}", fix="name another precision")
         return list(found.values())
 
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deploy_kit.cells.recipe import CellSpec
 from deploy_kit.cells.result import GOOD, CellResult, InstructionCount, Score
 from deploy_kit.check.findings import Checked
 from deploy_kit.disk import replace
@@ -137,7 +138,12 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
 
 
 def updated(
-    baseline: Baseline | None, cells: Sequence[Checked], *, whole: bool, runners: Mapping[str, str] | None = None
+    baseline: Baseline | None,
+    cells: Sequence[Checked],
+    *,
+    whole: bool,
+    runners: Mapping[str, str] | None = None,
+    elsewhere: Iterable[CellSpec] = (),
 ) -> Baseline:
     """A baseline that expects what a check found.
 
@@ -146,10 +152,11 @@ def updated(
 
     Args:
         whole: whether the check was of the whole recipe: cells that it does not have are then forgotten.
+        elsewhere: what the recipe has where their targets are installed, as `Recipe.elsewhere` says: they stay too.
         runners: of the cells whose latency is compared, what times them; see `deploy_kit.check.latency`.
     """
     before = {} if baseline is None else baseline.cells
-    found = {} if whole else dict(before)
+    found = {cell.id: before[cell.id] for cell in elsewhere if cell.id in before} if whole else dict(before)
     for checked in cells:
         name = checked.result.cell.id
         runner = (runners or {}).get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from deploy_kit.benchmarks.runners.choice import NATIVE
 from deploy_kit.cells.recipe import CellSpec, Tolerances
@@ -44,9 +44,15 @@ def compare_cell(known: Known | None, result: CellResult, tolerances: Tolerances
     return [_finding(Kind.FAILS_OTHERWISE, Level.WARNING, cell, text, before, after, ACCEPT)]
 
 
-def gone(baseline: Baseline, cells: Iterable[CellSpec]) -> list[Finding]:
-    """The cells that the baseline expects and a whole recipe does not have."""
-    there = {cell.id for cell in cells}
+def gone(baseline: Baseline, cells: Iterable[CellSpec], elsewhere: Iterable[CellSpec] = ()) -> list[Finding]:
+    """The cells that the baseline expects and a whole recipe does not have, and those that it does not have here.
+
+    Args:
+        elsewhere: what the recipe has where their targets are installed, as `Recipe.elsewhere` says: one finding a
+            target, of its first cell.
+    """
+    others = {cell.id: cell.target for cell in elsewhere if cell.id in baseline.cells}
+    there = {cell.id for cell in cells} | set(others)
     return [
         _finding(
             Kind.GONE_CELL,
@@ -59,7 +65,22 @@ def gone(baseline: Baseline, cells: Iterable[CellSpec]) -> list[Finding]:
         )
         for cell, known in sorted(baseline.cells.items())
         if cell not in there
+    ] + [
+        _untried(target, sorted(cell for cell, its in others.items() if its == target))
+        for target in sorted(set(others.values()))
     ]
+
+
+def _untried(target: str, cells: Sequence[str]) -> Finding:
+    """Cells of the baseline whose target is not installed here; they stay in it."""
+    first, *more = cells
+    if more:
+        others = f"{len(more)} other cell{'s' if len(more) > 1 else ''} of the baseline"
+        text = f"cannot be tried here, nor can {others}, as {target} is not installed: they stay as they are expected"
+    else:
+        text = f"cannot be tried here, as {target} is not installed: it stays as it is expected"
+    fix = "install what the target needs: deploykit doctor"
+    return _finding(Kind.NOT_COMPARED, Level.WARNING, first, text, fix=fix)
 
 
 def _finding(

@@ -226,7 +226,7 @@ def check(
         baseline=called,
         seconds=time.perf_counter() - start,
         cells=done,
-        findings=gone(baseline, cells) if baseline is not None and whole else [],
+        findings=gone(baseline, cells, recipe.elsewhere()) if baseline is not None and whole else [],
     )
 
 
@@ -282,7 +282,7 @@ def new_baseline(
     files = baseline_files(settings)
     if recipe.latency is not None:
         runners = latency.keep(report.cells, recipe.latency, files)
-    return updated(baseline, report.cells, whole=whole, runners=runners)
+    return updated(baseline, report.cells, whole=whole, runners=runners, elsewhere=recipe.elsewhere())
 
 
 def open_cache(settings: Settings) -> Cache:

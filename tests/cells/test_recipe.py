@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy_kit.cells import recipe
 from deploy_kit.cells.recipe import CellSpec, ModelOptions, make_recipe, read_recipe
 from deploy_kit.errors import UserError
 from deploy_kit.models import list_models
@@ -46,6 +47,24 @@ def test_none_is_every_installed_target_at_its_default_precision(tmp_path: Path)
     assert {"edgevit_xxs/onnx/fp32", "edgevit_xxs/torchscript-lite/fp32"} <= set(found)
     assert "edgevit_xxs/onnx/fp16" not in found
     assert ids(tmp_path, models=["edgevit_xxs"], targets=["coreml"]) == ["edgevit_xxs/coreml/fp16"]
+
+
+def test_cells_of_targets_that_are_not_installed_are_elsewhere_unless_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "installed_targets", lambda: ["onnx"])
+    values = {"models": ["edgevit_xxs"], "precisions": ["fp16"]}
+    chosen = make_recipe(values, tmp_path)
+    assert [cell.id for cell in chosen.cells()] == ["edgevit_xxs/onnx/fp16"]
+    there = [cell.id for cell in chosen.elsewhere()]
+    assert {"edgevit_xxs/coreml/fp16", "edgevit_xxs/openvino/fp16"} <= set(there)
+    assert not {"edgevit_xxs/onnx/fp16", "edgevit_xxs/torchscript-lite/fp32"} & set(there)
+    named = make_recipe({**values, "targets": ["onnx", "coreml"]}, tmp_path)
+    assert [cell.target for cell in named.cells()] == ["onnx", "coreml"]
+    assert named.elsewhere() == []
+    wrong = make_recipe({**values, "options": {"coreml": {"speed": 1}}}, tmp_path)
+    with pytest.raises(UserError, match="speed"):  # before anything is exported, and not after all of it
+        wrong.cells()
 
 
 def test_words_stand_for_models(tmp_path: Path) -> None:

@@ -92,6 +92,13 @@ def test_a_cell_that_could_not_be_tried_stays_as_it_is_expected() -> None:
         assert updated(of("a"), missing, whole=whole) == of("a")
 
 
+def test_a_cell_that_is_only_tried_elsewhere_stays_as_it_is_expected() -> None:
+    found = [checked(failing(spec=cell("b")))]
+    cells = updated(of("a", "b", "old"), found, whole=True, elsewhere=[cell("a"), cell("new")]).cells
+    assert list(cells) == ["a/executorch/fp32", "b/executorch/fp32"]
+    assert cells["a/executorch/fp32"] == of("a").cells["a/executorch/fp32"]
+
+
 def test_nothing_changes_where_no_cell_does() -> None:
     other = working(sha256="b" * 64, noise_ratio=1.3, seconds=99.0)
     assert updated(of("net"), [checked(other)], whole=True) == of("net")

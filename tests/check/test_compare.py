@@ -189,3 +189,17 @@ def test_a_cell_that_the_recipe_no_longer_has() -> None:
     (finding,) = gone(baseline, [cell()])
     assert (finding.kind, finding.level, finding.cell) == (Kind.GONE_CELL, Level.WARNING, "old/onnx/fp32")
     assert finding.fix
+
+
+def test_cells_that_are_only_tried_elsewhere_are_told_once_a_target_and_are_not_gone() -> None:
+    others = [cell(name, "coreml") for name in "abc"] + [cell("a", "openvino"), cell("new", "tensorrt")]
+    names = [each.id for each in others[:4]]
+    baseline = Baseline(cells={name: known(working()) for name in ("net/executorch/fp32", *names)})
+    found = gone(baseline, [cell()], others)
+    assert [(each.kind, each.level, each.cell) for each in found] == [
+        (Kind.NOT_COMPARED, Level.WARNING, "a/coreml/fp32"),
+        (Kind.NOT_COMPARED, Level.WARNING, "a/openvino/fp32"),
+    ]
+    assert "nor can 2 other cells of the baseline, as coreml is not installed" in found[0].message
+    assert "as openvino is not installed: it stays as it is expected" in found[1].message
+    assert all(each.fix for each in found)

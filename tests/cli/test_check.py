@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deploy_kit.artifact import Artifact
+from deploy_kit.cells import recipe
 from deploy_kit.cells.recipe import CellSpec
 from deploy_kit.cells.result import CellResult
 from deploy_kit.check import engine
@@ -140,6 +141,31 @@ def test_two_recipes_beside_each_other_have_a_baseline_each(deploykit: Run, expo
             [],
             [],
         )
+
+
+def test_cells_of_a_target_that_is_not_installed_here_stay_in_the_baseline(
+    deploykit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written where it is installed, then checked and updated where it is not."""
+    file = Path("deploykit-baseline.json")
+    Path("deploykit.toml").write_text('models = ["net_a:net", "net_b:net"]')
+    monkeypatch.setattr(recipe, "installed_targets", lambda: ["onnx", "openvino"])
+    deploykit("check", "--update-baseline")
+    both = file.read_text()
+    monkeypatch.setattr(recipe, "installed_targets", lambda: ["onnx"])
+    ended = deploykit("check", "--json")
+    assert (ended.code, [found["kind"] for found in ended.json["findings"]]) == (0, ["not_compared"])
+    updated = deploykit("check", "--update-baseline")
+    assert file.read_text() == both
+    assert "as openvino is not installed" in " ".join(updated.out.split())
+    Path("deploykit.toml").write_text('models = ["net_a:net"]')
+    former = deploykit("check", "--update-baseline", "--json").json["findings"]
+    assert [(found["kind"], found["cell"]) for found in former] == [
+        ("gone_cell", "net_b:net/onnx/fp32"),
+        ("gone_cell", "net_b:net/openvino/fp32"),
+        ("not_compared", "net_a:net/openvino/fp32"),
+    ]
+    assert list(json.loads(file.read_text())["cells"]) == ["net_a:net/onnx/fp32", "net_a:net/openvino/fp32"]
 
 
 @pytest.mark.parametrize(
