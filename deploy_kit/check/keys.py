@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import glob
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -100,13 +101,14 @@ class Found:
 
 
 class Keys:
-    """Makes the keys of a recipe's cells; a file is read once, so an object holds for one check.
+    """Makes the keys of a recipe's cells; an object reads a file once, and a new one reads it again.
 
     Raises:
         OSError: a file that counts cannot be read.
     """
 
     def __init__(self, recipe: Recipe):
+        importlib.invalidate_caches()  # modules may be new, and packages of another version
         self.recipe = recipe
         self._without = tuple(f"{PACKAGE}.{part}" for part in (COUNTING if recipe.instructions else WITHOUT))
         self._specs: dict[str, ModuleSpec | None] = {}
@@ -115,6 +117,7 @@ class Keys:
         self._parts: dict[str, Found] = {}
         self._code: dict[tuple[str, bool], str] = {}
         self._contents: dict[Path, str] = {}
+        self._released: dict[str, str] = {}
         self._records: dict[str, str | None] = {}
         modules = (name.partition(":")[0] for name in model_names(recipe.models) if ":" in name)
         self._own = {module.partition(".")[0] for module in modules} - set(TOOLCHAIN)
@@ -122,6 +125,11 @@ class Keys:
     def of(self, cell: CellSpec) -> str:
         """The key of a cell: 32 hexadecimal digits."""
         return _digest(self.made_of(cell))[:32]
+
+    def of_model(self, cell: CellSpec) -> str:
+        """A hash of what decides what a cell's model computes, whatever the target is."""
+        made = self.made_of(cell)
+        return _digest([cell.model, *(made[part] for part in ("of_model", "package", "model"))])
 
     def made_of(self, cell: CellSpec) -> dict[str, Any]:
         """All that decides what comes of a cell, as plain values with the hashes of their content."""
@@ -159,7 +167,7 @@ class Keys:
         name = cell.model
         if name.endswith(".pt2"):
             return self._content(Path(name))
-        timm = {part: _version(part) for part in ("timm", "torchvision")}
+        timm = {part: self._version_of(part) for part in ("timm", "torchvision")}
         if name.startswith("timm/"):
             return timm
         if ":" in name:
@@ -272,12 +280,20 @@ class Keys:
         return all(INSTALLED.search(place or "") for place in places)
 
     def _versions(self, top: str) -> dict[str, str]:
-        return {name: f"{_version(name)} {self._record(name)}" for name in _distributions()[top]}
+        return {name: f"{self._version_of(name)} {self._record(name)}" for name in _distributions()[top]}
+
+    def _version_of(self, name: str) -> str:
+        if name not in self._released:
+            self._released[name] = _version(name)
+        return self._released[name]
 
     def _record(self, name: str) -> str | None:
         """The hash of what is recorded of the content of a distribution's files; None where there is no record."""
         if name not in self._records:
-            text = distribution(name).read_text("RECORD")
+            try:
+                text = distribution(name).read_text("RECORD")
+            except ImportError:  # it is being installed anew
+                text = None
             self._records[name] = None if text is None else _digest(sorted(RECORDED.findall(text)))
         return self._records[name]
 
@@ -487,7 +503,6 @@ def _distributions() -> dict[str, list[str]]:
     return {name: sorted(set(names)) for name, names in packages_distributions().items()}
 
 
-@cache
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -33,6 +33,7 @@ from deploy_kit.check.findings import Checked, Finding, Kind, Level
 from deploy_kit.devices.base import Device
 from deploy_kit.devices.registry import get_device
 from deploy_kit.errors import DeployKitError, UserError
+from deploy_kit.manifest import MANIFEST, read_manifest
 
 PROGRAM = "program, sha256 "
 """How the identity of a runner begins that is a program of the user's."""
@@ -71,6 +72,15 @@ class BaselineFiles:
             self._put(sha256, lambda place: shutil.copytree(folder, place, dirs_exist_ok=True))
         return sha256
 
+    def keep_stand_in(self, folder: Path, key: str) -> None:
+        """Keep a copy of an artifact that was made of what has a key, where its content is not that which is named."""
+        if self.stand_in(key) is None:
+            self._put(_place_of(key), lambda place: shutil.copytree(folder, place, dirs_exist_ok=True))
+
+    def stand_in(self, key: str) -> Artifact | None:
+        """The artifact that was kept as one made of what has this key; None where there is none."""
+        return self._opened(_place_of(key))
+
     def keep_program(self, program: Path) -> str:
         """Keep a copy of a program; returns its sha256."""
         sha256 = _file_sha256(program)
@@ -80,9 +90,25 @@ class BaselineFiles:
 
     def artifact(self, sha256: str | None) -> Artifact | None:
         """The artifact with this content; None where it is not there, or is no longer what it was."""
-        place = self._taken(sha256)
+        return self._opened(sha256, sha256)
+
+    def has(self, name: str | None) -> bool:
+        """Whether something is there, by the sizes of an artifact's files: none is read. It counts as used."""
+        place = self._place(name)
         try:
-            if place is None or artifact_sha256(place) != sha256:
+            if place is None or not any(place.iterdir()):
+                return False
+            files = read_manifest(place).files if (place / MANIFEST).is_file() else []
+            whole = all((place / file.path).stat().st_size == file.bytes for file in files)
+        except (OSError, UserError):
+            return False
+        _used(place)
+        return whole
+
+    def _opened(self, name: str | None, sha256: str | None = None) -> Artifact | None:
+        place = self._taken(name)
+        try:
+            if place is None or (sha256 is not None and artifact_sha256(place) != sha256):
                 return None
             found = open_artifact(place)
         except UserError:
@@ -159,6 +185,11 @@ class BaselineFiles:
             ) from error
 
 
+def _place_of(key: str) -> str:
+    """The name of what was made of what has a key."""
+    return hashlib.sha256(f"made of {key}".encode()).hexdigest()
+
+
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -185,10 +216,11 @@ def _removed(place: Path) -> bool:
 
 
 def needed(baseline: Baseline | None) -> set[str]:
-    """What the cells of a baseline are timed against, and by: the sha256 of artifacts and of programs of the user's."""
+    """What the cells of a baseline are timed against, and by: the names of artifacts and of programs of the user's."""
     cells = [] if baseline is None else list(baseline.cells.values())
     programs = {known.runner.removeprefix(PROGRAM) for known in cells if known.runner}
-    return {known.sha256 for known in cells if known.sha256} | programs
+    stand_ins = {_place_of(known.key) for known in cells}
+    return {known.sha256 for known in cells if known.sha256} | programs | stand_ins
 
 
 def keep(cells: Sequence[Checked], latency: Latency, files: BaselineFiles) -> dict[str, str]:
@@ -248,6 +280,9 @@ def time_against(
 ) -> Timing:
     """Time a cell against the baseline's artifact, each by its own runner; a cell that has not changed is not timed.
 
+    Of a cell that has not changed the artifact is kept, and so is the runner: later checks time against them, also
+    where the baseline was written on another machine.
+
     The verdict is that of `deploykit compare`. A slower one is an error where a second comparison says it too: one in
     a hundred shows a difference that is none, and a check may have hundreds of cells. The outputs are not compared: the
     artifact is proven.
@@ -271,27 +306,36 @@ def _timing(
 ) -> Timing:
     cell, target = checked.result.cell.id, checked.result.cell.target
     device = get_device(latency.device)
-    same = known.key == checked.key or known.sha256 == artifact_sha256(folder)
+    sha256 = artifact_sha256(folder)
+    same = known.key == checked.key or known.sha256 == sha256
     if target not in targets_of(device, latency.runner):
         text = f"its latency is not compared: {device.spec} does not run {target}"
         return Timing() if same else _not_compared(cell, text, "", Level.NOTE)
     runner = choose_runner(device, target, latency.threads, latency.runner)
     now = identity(runner, latency.runner)
+    _keep_expected(known, now, runner, latency, files)
+    if same and known.runner is not None:
+        _keep_unchanged(known, sha256, folder, files)
     if same and known.runner == now:
         return Timing()
     if known.runner is None:
         text = "its latency could not be compared: the baseline was written without timing it"
         return _not_compared(cell, text, f"write it again: {UPDATE}")
     artifact = open_artifact(folder)
+    former, conditions = runner, []
     before = artifact if same else files.artifact(known.sha256)
     if before is None:
+        before = files.stand_in(known.key)
+        conditions.append(
+            "the baseline's artifact is not here, and another one stands for it that was made of the same"
+        )
+    if before is None:
         return _missing(cell, "artifact", known.sha256, files)
-    former, conditions = runner, []
     if known.runner.startswith(PROGRAM) and known.runner != now:
-        sha256 = known.runner.removeprefix(PROGRAM)
-        program = files.program(sha256)
+        own = known.runner.removeprefix(PROGRAM)
+        program = files.program(own)
         if program is None:
-            return _missing(cell, "runner", sha256, files)
+            return _missing(cell, "runner", own, files)
         former = choose_runner(device, target, latency.threads, str(program))
     elif known.runner != now:
         changed = f"the runner was {known.runner!r}, which is not here, and is {now!r}"
@@ -300,6 +344,23 @@ def _timing(
             return _not_compared(cell, text, f"accept the new runner: {UPDATE}")
         conditions.append(f"{changed}: it timed both")
     return _verdict(cell, (before, artifact), (former, runner), device, latency, command, conditions)
+
+
+def _keep_expected(known: Known, now: str, runner: Runner, latency: Latency, files: BaselineFiles) -> None:
+    """Keep the user's own program, where it is the one that the baseline names."""
+    program = own_program(runner, latency.runner)
+    if program is not None and known.runner == now and not files.has(now.removeprefix(PROGRAM)):
+        files.keep_program(program)
+
+
+def _keep_unchanged(known: Known, sha256: str, folder: Path, files: BaselineFiles) -> None:
+    """Keep the artifact that the baseline names, or else one that was made of the same as that."""
+    if files.has(known.sha256):
+        return
+    if sha256 == known.sha256:
+        files.keep_artifact(folder)
+    elif not files.has(_place_of(known.key)):
+        files.keep_stand_in(folder, known.key)
 
 
 def _not_compared(cell: str, text: str, fix: str, level: Level = Level.WARNING) -> Timing:
@@ -311,7 +372,10 @@ def _missing(cell: str, what: str, sha256: str | None, files: BaselineFiles) -> 
         f"its latency could not be compared: the baseline's {what} ({sha256}) is not in {str(files.folder)!r}, "
         "or is damaged"
     )
-    fix = f"restore that folder from where the baseline was written (CI keeps it in its cache), or write both: {UPDATE}"
+    fix = (
+        "check what the baseline expects here first, as on the main branch, which keeps it in that folder; "
+        f"or write both: {UPDATE}"
+    )
     return _not_compared(cell, text, fix)
 
 

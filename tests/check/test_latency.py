@@ -15,7 +15,7 @@ from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks.comparison import Ratio
 from deploy_kit.cells.recipe import Latency
 from deploy_kit.check import latency
-from deploy_kit.check.baseline import Known, artifact_sha256
+from deploy_kit.check.baseline import Baseline, Known, artifact_sha256
 from deploy_kit.check.findings import Checked, Kind, Level
 from deploy_kit.check.latency import BaselineFiles, Timing, keep, time_against
 from deploy_kit.devices.base import DeviceError
@@ -233,7 +233,7 @@ def test_what_could_not_be_compared_says_why(
     level, text, fix = not_compared(expected, changed, Latency(), files)
     assert level == Level.WARNING
     assert f"artifact ({'c' * 64}) is not in {str(files.folder)!r}" in text
-    assert "restore that folder" in fix
+    assert "check what the baseline expects here first" in fix
     own = expected.model_copy(update={"runner": f"{latency.PROGRAM}{'d' * 64}"})
     assert f"runner ({'d' * 64})" in not_compared(own, now, Latency(), files)[1]
     older = expected.model_copy(update={"runner": "python, onnx; 1.0"})
@@ -256,6 +256,48 @@ def test_a_device_that_fails_is_no_verdict(timed: Callable[[Compared], Timing]) 
     (finding,) = timed(Failed()).findings
     assert (finding.kind, finding.level, finding.fix) == (Kind.NOT_COMPARED, Level.WARNING, "plug it in")
     assert "it went away" in finding.message
+
+
+@pytest.mark.parametrize("bytes_differ", [False, True])
+def test_an_unchanged_cell_is_kept_for_the_next_one_wherever_the_baseline_was_written(
+    bytes_differ: bool, tiny_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = Compared(SLOWER, SLOWER)
+    monkeypatch.setattr(latency, "compare", compared)
+    own = program(tmp_path / "runner", "fast")
+    settings, laptop = Latency(runner=str(own)), BaselineFiles(tmp_path / "laptop")
+    made = of(tiny_onnx)
+    expected = known(made.result, sha256=artifact_sha256(tiny_onnx.folder))
+    expected = expected.model_copy(update={"runner": keep([made], settings, laptop)["net/onnx/fp32"]})
+    ci = BaselineFiles(tmp_path / "ci")
+    here = of(other(tiny_onnx, tmp_path / "here")) if bytes_differ else of(tiny_onnx, "another machine's")
+    assert time_against(expected, here, settings, ci) == Timing()
+    ci.trim(0, latency.needed(Baseline(cells={"net/onnx/fp32": expected})))
+    program(own, "slow")
+    new = of(other(Artifact(here.artifact, tiny_onnx.manifest), tmp_path / "new"), "k2")
+    (finding,) = time_against(expected, new, settings, ci).findings
+    assert (finding.kind, finding.level) == (Kind.LATENCY, Level.ERROR)
+    assert ("another one stands for it" in finding.message) == bytes_differ
+    (before, after), (former, now) = compared.asked[0]
+    assert before.main_file.read_bytes() == (here.artifact / "model.onnx").read_bytes()
+    assert after.main_file.read_bytes() == before.main_file.read_bytes() + b"\0"
+    assert "fast" in former.files[0].read_text()
+    assert "slow" in now.files[0].read_text()
+
+
+def test_what_is_kept_is_not_read_again_and_what_lost_bytes_is_kept_again(
+    tiny_onnx: Artifact, files: BaselineFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = of(tiny_onnx)
+    runner = keep([made], Latency(), files)["net/onnx/fp32"]
+    expected = known(made.result, sha256=artifact_sha256(tiny_onnx.folder), runner=runner)
+    (kept,) = files.folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(latency, "open_artifact", lambda folder: pytest.fail("it was read"))
+        assert time_against(expected, made, Latency(), files) == Timing()
+    (kept / "model.onnx").write_bytes(b"half")
+    time_against(expected, made, Latency(), files)
+    assert files.artifact(kept.name) is not None
 
 
 def test_what_is_timed_is_not_trimmed_by_another_check(
