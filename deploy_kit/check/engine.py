@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,19 +18,24 @@ from deploy_kit.cells.recipe import CellSpec, Recipe
 from deploy_kit.cells.result import CellResult
 from deploy_kit.cells.run import Stop, run_cell
 from deploy_kit.check import latency
-from deploy_kit.check.baseline import Baseline, Known, updated
+from deploy_kit.check.baseline import UPDATE, Baseline, Known, updated
 from deploy_kit.check.cache import Cache, default_folder
 from deploy_kit.check.compare import compare_cell, gone
-from deploy_kit.check.findings import Checked, CheckReport
+from deploy_kit.check.findings import Checked, CheckReport, Finding, Kind, Level
 from deploy_kit.check.keys import Keys
 from deploy_kit.check.ready import require
-from deploy_kit.errors import UserError
+from deploy_kit.errors import DeployKitError, UserError
+from deploy_kit.outcome import Outcome
 
 CACHE_LIMIT = 5_000_000_000
 BASELINE_FILES = "baseline"
 """The folder, in that of the cache, of what later checks are timed against."""
 
 GB_IN_KB = 1_000_000
+
+NO_KEY = ""
+"""The key of a cell whose files changed while it was exported: what came of it is of no state of them."""
+CHANGED = "its files changed while it was exported"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,17 @@ class Settings:
     jobs: int | None = None
     command: str = ""
     """What repeats the check; it is kept with what is timed."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export, and the key of its files, read again before it and after it; `NO_KEY` where they differ.
+
+    A change that was taken back before the end is not seen.
+    """
+
+    result: CellResult
+    key: str
 
 
 class Checker:
@@ -86,13 +103,9 @@ class Checker:
         return None if self.baseline is None else self.baseline.cells.get(cell.id)
 
     def key(self, cell: CellSpec) -> str:
-        """The key of a cell; `UserError` where a file that it is made of cannot be read."""
-        try:
+        """The key of a cell, by files as this check has first read them; `UserError` where one cannot be read."""
+        with _readable():
             return self._keys.of(cell)
-        except OSError as error:
-            raise UserError(
-                f"{str(error.filename)!r} cannot be read: {error.strerror}", fix="mend the recipe"
-            ) from error
 
     def unchanged(self, cell: CellSpec) -> Checked | None:
         """A cell from the cache; None where it is not there, or has to be tried again.
@@ -107,28 +120,46 @@ class Checker:
             return None
         return self._compared(result.model_copy(update={"cell": cell}), key, cached=True)
 
-    def export(self, cell: CellSpec) -> CellResult:
+    def export(self, cell: CellSpec) -> Exported:
         """Export and prove a cell; the artifact is in the folder to work in, until `keep`."""
+        before, references = self._read(cell)
+        result = self._run(cell, references)
+        after, _ = self._read(cell)
+        if before == after:
+            return Exported(result, after)
+        references.unlink(missing_ok=True)
+        shutil.rmtree(self._folder(cell), ignore_errors=True)
+        kept = result.model_dump(include={"cell", "seconds", "peak_kb", "created"})
+        return Exported(CellResult(outcome=Outcome.UNAVAILABLE, reason=CHANGED, **kept), NO_KEY)
+
+    def _read(self, cell: CellSpec) -> tuple[str, Path]:
+        """The key of a cell's files as they are now, and the file of what its model, as it is now, computes."""
         assert self._work is not None
+        with _readable():
+            keys = Keys(self.recipe)
+            folder = self._work if self._shared is None else self._shared.references
+            return keys.of(cell), folder / f"{keys.of_model(cell)}.pt"
+
+    def _run(self, cell: CellSpec, references: Path) -> CellResult:
         accuracy = self.recipe.accuracy
         asked = accuracy is not None and (not accuracy.models or cell.model in accuracy.models)
-        model = hashlib.sha256(f"{cell.model} {cell.of_model.model_dump_json()}".encode()).hexdigest()
         return run_cell(
             cell,
             self._folder(cell),
             limit=self.recipe.limit,
-            references=(self._work if self._shared is None else self._shared.references) / f"{model}.pt",
+            references=references,
             accuracy=accuracy.data if accuracy is not None and asked else None,
             instructions=self.recipe.instructions,
             stop=self.stop,
             scratch=self._work,
         )
 
-    def keep(self, result: CellResult) -> Checked:
-        """Put an exported cell into the cache, and compare it with the baseline."""
-        folder = self._folder(result.cell)
-        key = self.key(result.cell)
-        artifact = self.cache.put(key, result, folder if result.works else None)
+    def keep(self, exported: Exported) -> Checked:
+        """Put an exported cell into the cache, and compare it with the baseline; one without a key is an error."""
+        result, key = exported.result, exported.key
+        if key == NO_KEY:
+            return Checked(result=result, findings=[_of_no_state(result)], key=key, cached=False)
+        artifact = self.cache.put(key, result, self._folder(result.cell) if result.works else None)
         return self._compared(result, key, cached=False, artifact=artifact)
 
     def timed(self, checked: Checked) -> Checked:
@@ -153,6 +184,20 @@ class Checker:
         findings = compare_cell(self.known(result.cell), result, self.recipe.tolerances)
         artifact = self.cache.artifact(key) if cached and result.works else artifact
         return Checked(result=result, findings=findings, key=key, cached=cached, artifact=artifact)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{str(error.filename)!r} cannot be read: {error.strerror}", fix="mend the recipe") from error
+
+
+def _of_no_state(result: CellResult) -> Finding:
+    text = f"{CHANGED}: what came of it is neither of what they were nor of what they are"
+    fix = "check again: with --changed-only only what has changed is exported"
+    return Finding(kind=Kind.NOT_COMPARED, level=Level.ERROR, cell=result.cell.id, message=text, fix=fix)
 
 
 class Shared:
@@ -244,13 +289,14 @@ def _exported(checker: Checker, cells: Sequence[CellSpec], announce: Callable[[s
     exported = run_all(
         waiting,
         checker.export,
-        lambda result: result.peak_kb,
+        lambda done: done.result.peak_kb,
         at_once=checker.settings.jobs or recipe.jobs,
         memory_kb=None if recipe.memory_gb is None else int(recipe.memory_gb * GB_IN_KB),
         stop=checker.stop.ask,
     )
-    for count, (cell, result) in enumerate(exported, 1):
-        found[cell.id] = checker.keep(result)
+    for count, (cell, done) in enumerate(exported, 1):
+        found[cell.id] = checker.keep(done)
+        result = done.result
         left = (time.perf_counter() - start) / count * (len(waiting) - count)
         rest = f"; about {lasting(left)} left" if count < len(waiting) else ""
         announce(f"[{count}/{len(waiting)}] {cell.id}: {result.outcome}, {result.seconds:.1f} s{rest}")
@@ -277,7 +323,17 @@ def lasting(seconds: float) -> str:
 def new_baseline(
     report: CheckReport, recipe: Recipe, baseline: Baseline | None, settings: Settings, *, whole: bool = True
 ) -> Baseline:
-    """A baseline that expects what a check found; what later ones are timed against is kept."""
+    """A baseline that expects what a check found; what later ones are timed against is kept.
+
+    Raises:
+        DeployKitError: there is nothing to expect of a cell, as its files changed while it was exported.
+    """
+    torn = [each.result.cell.id for each in report.cells if each.key == NO_KEY]
+    if torn:
+        raise DeployKitError(
+            f"the baseline is not written: files changed while what they make was exported: {', '.join(torn)}",
+            fix=f"leave them as they are meanwhile; what was done is in the cache: {UPDATE} --changed-only",
+        )
     runners: dict[str, str] = {}
     files = baseline_files(settings)
     if recipe.latency is not None:

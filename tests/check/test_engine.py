@@ -15,10 +15,12 @@ from deploy_kit.check import engine
 from deploy_kit.check.baseline import Baseline
 from deploy_kit.check.cache import size_of
 from deploy_kit.check.engine import Settings, check, check_cell, new_baseline, open_cache, tidy
-from deploy_kit.check.findings import Kind
+from deploy_kit.check.findings import Finding, Kind, Level
 from deploy_kit.check.latency import Timing
+from deploy_kit.errors import DeployKitError
 from deploy_kit.outcome import Outcome
 from tests.check.fakes import failing, working
+from tests.check.test_latency import SLOWER, Compared, other
 
 Make = Callable[[CellSpec], CellResult]
 
@@ -87,6 +89,112 @@ def test_without_changed_only_everything_is_exported_again(
     check(recipe, None, settings)
     check(recipe, None, Settings(cache_folder=settings.cache_folder))
     assert sorted(exports.asked) == [A, A, B, B]
+
+
+def saves_while_exporting(exports: Exports, text: str, file: str = "net_a.py") -> None:
+    """The next export has read its files when one of them is saved with another text."""
+
+    def make(cell: CellSpec) -> CellResult:
+        if cell.id == A:
+            Path(file).write_text(text)
+        return working(cell)
+
+    exports.make = make
+
+
+@pytest.mark.parametrize("changed_only", [True, False])
+def test_a_cell_whose_files_change_while_it_is_exported_is_of_no_state(
+    changed_only: bool, recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    baseline = new_baseline(check(recipe, None, settings), recipe, None, settings)
+    shutil.rmtree(settings.cache_folder)
+    saves_while_exporting(exports, "x = 2\n")
+    asked = Settings(settings.cache_folder, changed_only=changed_only)
+    report = check(recipe, baseline, asked)
+    (finding,) = report.all_findings
+    assert (finding.kind, finding.level, finding.cell) == (Kind.NOT_COMPARED, Level.ERROR, A)
+    assert "changed while it was exported" in finding.message
+    assert "--changed-only" in finding.fix
+    assert not report.passed
+    first = report.cells[0]
+    assert (first.result.works, first.artifact) == (False, None)
+    with pytest.raises(DeployKitError, match="changed while") as raised:
+        new_baseline(report, recipe, baseline, settings)
+    assert raised.value.fix
+    # Neither state has it in the cache, and the next check tries the cell again.
+    exports.make = lambda cell: working(cell, bytes=9_000_000 if cell.id == A else 1_000_000)
+    for text in ("x = 1\n", "x = 2\n"):
+        Path("net_a.py").write_text(text)
+        exports.asked.clear()
+        (finding,) = check(recipe, baseline, settings).all_findings
+        assert (finding.kind, finding.cell) == (Kind.SIZE, A)
+        assert exports.asked == [A]
+
+
+def test_a_cell_that_waits_is_kept_by_what_its_files_are_when_it_is_exported(
+    recipe: Recipe, settings: Settings, exports: Exports
+) -> None:
+    saves_while_exporting(exports, "x = 2\n", "net_b.py")
+    one = Settings(settings.cache_folder, changed_only=True, jobs=1)
+    assert [each.artifact is not None for each in check(recipe, None, one).cells] == [True, True]
+    exports.asked.clear()
+    check(recipe, None, settings)
+    assert exports.asked == []
+    Path("net_b.py").write_text("x = 1\n")
+    check(recipe, None, settings)
+    assert exports.asked == [B]
+
+
+def test_what_a_model_computes_is_of_the_files_that_it_has_then(
+    settings: Settings, exports: Exports, recipe: Recipe
+) -> None:
+    two = make_recipe({"models": ["net_a:net"], "targets": ["onnx", "openvino"], "jobs": 1}, Path.cwd())
+    check(two, None, settings)
+    first, second = (how["references"] for how in exports.how)
+    assert first == second
+    shutil.rmtree(settings.cache_folder)
+    exports.how.clear()
+
+    def make(cell: CellSpec) -> CellResult:
+        exports.how[-1]["references"].touch()
+        if cell.target == "onnx":
+            Path("net_a.py").write_text("x = 2\n")
+        return working(cell)
+
+    exports.make = make
+    check(two, None, settings)
+    first, second = (how["references"] for how in exports.how)
+    assert first != second
+
+
+def test_pytest_s_cells_are_told_the_same(recipe: Recipe, settings: Settings, exports: Exports) -> None:
+    shared = engine.Shared(recipe)
+    first, second = recipe.cells()
+    check_cell(second, recipe, None, settings, shared)
+    saves_while_exporting(exports, "x = 2\n")
+    (finding,) = check_cell(first, recipe, None, settings, shared).findings
+    assert finding.level == Level.ERROR
+    exports.asked.clear()
+    assert check_cell(second, recipe, None, settings, shared).cached
+    check_cell(first, recipe, None, settings, engine.Shared(recipe))
+    assert exports.asked == [A]
+    shared.close()
+
+
+def test_cells_from_the_cache_share_what_was_read(
+    recipe: Recipe, settings: Settings, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(recipe, None, settings)
+    made: list[object] = []
+
+    class Counted(engine.Keys):
+        def __init__(self, recipe: Recipe):
+            made.append(self)
+            super().__init__(recipe)
+
+    monkeypatch.setattr(engine, "Keys", Counted)
+    assert all(each.cached for each in check(recipe, None, settings).cells)
+    assert len(made) == 1
 
 
 def test_a_cell_is_compared_with_what_is_expected_of_it(recipe: Recipe, settings: Settings, exports: Exports) -> None:
@@ -202,6 +310,33 @@ def test_latency_is_compared_after_all_exports(
     check(make_recipe({"models": recipe.models, "targets": ["onnx"], "latency": {}}, Path.cwd()), None, settings)
     assert sorted(order[:2]) == [A, B]
     assert order[2:] == [f"timed {A}", f"timed {B}"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_change_is_timed_where_the_baseline_was_written_elsewhere_and_its_cells_were_checked_here(
+    alone: bool, recipe: Recipe, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = Compared(SLOWER, SLOWER)
+    monkeypatch.setattr(engine.latency, "compare", compared)
+    timed = make_recipe({"models": ["net_a:net"], "targets": ["onnx"], "latency": {}}, tmp_path)
+    laptop, ci = Settings(tmp_path / "laptop"), Settings(tmp_path / "ci", changed_only=True)
+    baseline = new_baseline(check(timed, None, laptop), timed, None, laptop)
+    shutil.rmtree(tmp_path / "laptop")
+
+    def checked() -> list[Finding]:
+        if alone:
+            return check_cell(timed.cells()[0], timed, baseline, ci).findings
+        report = check(timed, baseline, ci)
+        return tidy(report, baseline, ci).all_findings
+
+    assert checked() == []
+    shutil.rmtree(tmp_path / "ci" / "cells")  # the latest cells alone need not be there any more
+    Path("net_a.py").write_text("x = 2\n")
+    exports.artifact = other(exports.artifact, tmp_path / "slow")
+    (finding,) = checked()
+    assert (finding.kind, finding.level) == (Kind.LATENCY, Level.ERROR)
+    ((before, after), _), _ = compared.asked
+    assert before.main_file.read_bytes() + b"\0" == after.main_file.read_bytes()
 
 
 def test_a_cell_can_be_checked_alone(recipe: Recipe, settings: Settings, exports: Exports) -> None:
