@@ -70,11 +70,15 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
         f'[ "$1 $2" != "-m pip" ] || {{ shift 2; exec {programs}/pip "$@"; }}\nexec {sys.executable} "$@"',
     )
     _program(programs / "pip", f'exec {sys.executable} {ROOT}/tests/pip_stand_in.py {programs} "$@"')
-    _program(programs.parent / "system" / "sudo", "")
+    system = programs.parent / "system"
+    _program(system / "sudo", "")
+    for name in ("python", "python3", "pip"):  # so that none of this machine's is taken
+        _program(system / name, f"echo {name}: not set up >&2; exit 127")
     kept = {name: value for name, value in os.environ.items() if not re.match("GITHUB_|XDG_|CI_|PYTHON|GIT_", name)}
     rest = [part for part in os.environ["PATH"].split(os.pathsep) if part != own]
-    path = os.pathsep.join([str(programs.parent / "system"), *rest])
-    return {**kept, "HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(system), *rest])
+    offline = {"PIP_NO_INDEX": "1", "PIP_DRY_RUN": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return {**kept, **offline, "HOME": str(home), "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def _program(path: Path, text: str) -> None:
@@ -168,7 +172,8 @@ class Workflow:
         job.run()
         self.log += job.log
         self.failed |= job.failed
-        self.summary += (self.workspace / "temp" / "summary").read_text()
+        summary = self.workspace / "temp" / "summary"
+        self.summary += summary.read_text() if summary.exists() else ""
         for output in ACTION["outputs"]:
             self.known[f"steps.{step.get('id')}.outputs.{output}"] = job.output(output)
 
