@@ -207,7 +207,7 @@ def read_cells(file: Path | None) -> list[Cell]:
             faster = {name: Ratio(**ratio) for name, ratio in cell["faster"].items()}
             cells.append(Cell(**{**cell, "timings": timings, "faster": faster}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(file)!r} has no results of this suite", fix="name another file with --results") from error
+        raise UserError(f"{str(file)!r} has no results of this suite", fix="name another --results") from error
     return cells
 
 

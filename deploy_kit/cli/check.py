@@ -7,7 +7,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from deploy_kit.cli.parameters import Json
 
 if TYPE_CHECKING:
     from deploy_kit.cells.recipe import Recipe
-    from deploy_kit.check.findings import CheckReport
+    from deploy_kit.check.findings import CheckReport, Finding
     from deploy_kit.sweep.store import Store
 
 UNITS = {"MB": 1_000_000, "GB": 1_000_000_000, "TB": 1_000_000_000_000}
@@ -115,6 +115,8 @@ def command(
         except KeyboardInterrupt:  # typer turns it into exit code 130
             print_note(INTERRUPTED)
             raise
+        if recipe is not None:
+            report = _naming(report, recipe)
         if update_baseline:
             expected = new_baseline(report, chosen, expected, settings, whole=whole)
             write_baseline(expected, file)
@@ -192,6 +194,22 @@ def _near(file: Path) -> str:
 
 def _announce(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _naming(report: CheckReport, recipe: Path) -> CheckReport:
+    """A report whose commands are for this recipe, where it has another name than the usual one."""
+    from deploy_kit.cells.recipe import DEFAULT_RECIPE
+    from deploy_kit.check.baseline import UPDATE
+
+    if Path(_near(recipe)) == DEFAULT_RECIPE:
+        return report
+    command = UPDATE.replace("check", f"check {shlex.quote(str(recipe))}", 1)
+
+    def named(findings: Sequence[Finding]) -> list[Finding]:
+        return [each.model_copy(update={"fix": each.fix.replace(UPDATE, command)}) for each in findings]
+
+    cells = [each.model_copy(update={"findings": named(each.findings)}) for each in report.cells]
+    return report.model_copy(update={"cells": cells, "findings": named(report.findings)})
 
 
 def _open(url: str) -> Store:

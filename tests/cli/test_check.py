@@ -141,6 +141,10 @@ def test_two_recipes_beside_each_other_have_a_baseline_each(deploykit: Run, expo
             [],
             [],
         )
+    for name, command in (("deploykit.toml", ""), ("lab.toml", "lab.toml "), ("my lab.toml", "'my lab.toml' ")):
+        Path(name).write_text('models = ["net_d:net"]\ntargets = ["onnx"]\n')
+        (found, *_) = deploykit("check", name, "--json").json["cells"]
+        assert found["findings"][0]["fix"] == f"add it: deploykit check {command}--update-baseline"
 
 
 def test_cells_of_a_target_that_is_not_installed_here_stay_in_the_baseline(
