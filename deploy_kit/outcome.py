@@ -27,7 +27,7 @@ class Outcome(StrEnum):
     LOSSY = "lossy"
     """A reduced precision loses more than its limits allow."""
     UNAVAILABLE = "unavailable"
-    """What the target needs is not installed here."""
+    """What the target needs is not installed here, or the files changed meanwhile: nothing is known of it."""
     CRASHED = "crashed"
     """The process of the export crashed."""
     TOO_SLOW = "too_slow"
