@@ -192,7 +192,7 @@ def test_every_night_the_report_has_one_night_more(machine: Machine) -> None:
         (report,) = run.uploaded["deploykit-nightly"]
         assert CELL.split("/")[0] in report.read_text()
         with sqlite3.connect(run.workspace / "deploykit.db") as store:
-            assert len(store.execute("select * from runs").fetchall()) == night
+            assert len(store.execute("select * from deploykit_runs").fetchall()) == night
 
 
 @pytest.mark.slow
