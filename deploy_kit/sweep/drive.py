@@ -202,8 +202,10 @@ class Sweep:
         """Do all of some tasks that this worker can have; whether there was any."""
         before = self._done_now
         while waiting or self._running:
-            waiting = self._begin(waiting, worker)
+            tried, waiting = waiting, self._begin(waiting, worker)
             if not self._running:
+                if len(waiting) < len(tried):
+                    continue  # others have those
                 break
             waiting = [*self._ended(self.executor.wait(LOOK), worker), *waiting]  # no device waits for exports
         return self._done_now > before
