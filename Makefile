@@ -18,7 +18,8 @@ device-test: .venv/targets
 
 # The tests of checks, sweeps, reports and documentation, the slow ones too, with the system packages that they use.
 LAB_TESTS = tests/cells tests/check tests/sweep tests/report tests/docs tests/test_readme.py tests/test_action.py \
-	tests/test_pytest_plugin.py tests/cli/test_check.py tests/cli/test_sweep.py tests/cli/test_report.py tests/cli/test_init.py
+	tests/test_workflows.py tests/test_pytest_plugin.py tests/cli/test_check.py tests/cli/test_sweep.py \
+	tests/cli/test_report.py tests/cli/test_init.py
 
 lab-test: .venv/lab
 	scripts/lab_tools.sh

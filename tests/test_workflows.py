@@ -21,7 +21,10 @@ from tests.support import once
 from tests.test_action import EXAMPLES
 from tests.workflows import Ended, Machine, Workflow, environment, run_gitlab, run_hook
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None or shutil.which("git") is None, reason="needs bash, git")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("bash") is None or shutil.which("git") is None, reason="needs bash, git"),
+]
 
 NET = """from torch import nn
 
@@ -167,7 +170,6 @@ def test_a_step_that_is_wrong_is_seen(name: str, old: str, new: str, said: str, 
     assert said in ended.log
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pull-request", "gitlab", "workflow of init"])
 def test_what_a_run_exported_is_there_for_the_next_one_and_a_larger_model_fails(name: str, machine: Machine) -> None:
     shutil.rmtree(machine.kept)
@@ -183,7 +185,6 @@ def test_what_a_run_exported_is_there_for_the_next_one_and_a_larger_model_fails(
     assert "% larger" in third.log
 
 
-@pytest.mark.slow
 def test_every_night_the_report_has_one_night_more(machine: Machine) -> None:
     text = (EXAMPLES / "nightly-sweep.yml").read_text()
     for night in (1, 2):
@@ -195,7 +196,6 @@ def test_every_night_the_report_has_one_night_more(machine: Machine) -> None:
             assert len(store.execute("select * from deploykit_runs").fetchall()) == night
 
 
-@pytest.mark.slow
 def test_a_lab_checks_measures_and_keeps_the_reports(machine: Machine) -> None:
     """With this machine in the phone's place, and the lab's deploykit in the python that runs the tests."""
     recipe = (EXAMPLES / "lab.toml").read_text()
