@@ -69,6 +69,7 @@ class Job:
     environment: dict[str, str]
     apart: bool = False
     act: Callable[[str, dict[str, str]], None] = lambda name, values: None
+    run_id: str = "7"
     known: dict[str, str] = field(default_factory=dict)
     used: dict[str, dict[str, str]] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
@@ -79,7 +80,12 @@ class Job:
         defaults = {name: str(described.get("default", "")) for name, described in ACTION["inputs"].items()}
         assert set(self.inputs) <= set(defaults)
         self.known = {f"inputs.{name}": value for name, value in (defaults | self.inputs).items()}
-        self.known |= {"runner.os": "Linux", "runner.arch": "X64", "github.run_id": "7", "github.run_attempt": "1"}
+        self.known |= {
+            "runner.os": "Linux",
+            "runner.arch": "X64",
+            "github.run_id": self.run_id,
+            "github.run_attempt": "1",
+        }
         self.known["github.job"] = "models"
         for step in STEPS:
             condition = step.get("if", "${{ success() }}")

@@ -168,7 +168,7 @@ class Workflow:
         if name != "OWNER/deploykit":
             self.act(name, given)
             return
-        job = Job(self.workspace, given, self.environment, apart=True, act=self.act)
+        job = Job(self.workspace, given, self.environment, apart=True, act=self.act, run_id=str(self.machine.runs))
         job.run()
         self.log += job.log
         self.failed |= job.failed
