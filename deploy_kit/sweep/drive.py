@@ -384,7 +384,18 @@ def sweep(
         this = made(run)
         if isinstance(executor, Local):
             executor.references = this.root / REFERENCES
-        return this.go()
+        report = this.go()
+    if _changed(recipe, hash_):
+        note(f"files changed during the sweep: cells of {run} are of before and of after; --new makes all again")
+    return report
+
+
+def _changed(recipe: Recipe, decided: str) -> bool:
+    """Whether a sweep of the recipe would be another one now."""
+    try:
+        return decides(recipe) != decided
+    except DeployKitError:  # a file that it names is gone
+        return True
 
 
 def _to_go_on(store: Store, decided: str, *, finished: bool) -> str | None:

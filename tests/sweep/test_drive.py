@@ -129,6 +129,27 @@ def test_every_cell_is_exported_and_measured_on_every_device_once(store: Store) 
     assert store.runs()[0].finished is not None
 
 
+@pytest.mark.parametrize("after", ["after", DeployKitError("a file is gone")])
+def test_files_that_changed_during_a_sweep_are_told(
+    after: str | DeployKitError, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, notes, states = Lab(), list[str](), iter(["one", "one", "before", after])
+
+    def decided(recipe: object) -> str:
+        state = next(states)
+        if isinstance(state, DeployKitError):
+            raise state
+        return state
+
+    monkeypatch.setattr(drive, "decides", decided)
+    go(store, lab, "a", note=notes.append)
+    assert notes == []
+    report = go(store, lab, "a", note=notes.append)
+    assert notes == [
+        f"files changed during the sweep: cells of {report.run} are of before and of after; --new makes all again"
+    ]
+
+
 def test_a_device_is_used_by_one_at_a_time_and_this_machine_for_nothing_else(store: Store) -> None:
     lab = Lab()
     lab.seconds = 0.15
