@@ -41,7 +41,7 @@ def changes_of(cells: Iterable[Cell]) -> list[Change]:
         if Outcome.UNAVAILABLE not in (before.outcome, after.outcome)
         for change in _between(cell, before, after)
     ]
-    return sorted(found, key=lambda change: moment(change.created), reverse=True)
+    return sorted(found, key=lambda change: moment(change.created))[::-1]  # of one second, the last first
 
 
 def _between(cell: Cell, before: Export, after: Export) -> Iterator[Change]:

@@ -90,6 +90,16 @@ def test_what_is_no_change_of_the_cell_is_not_told(before: dict, after: dict) ->
     assert page.changes == []
 
 
+@pytest.mark.parametrize("days", [(1, 2, 3), (1, 1, 1)], ids=["apart", "in one second"])
+def test_the_newest_change_comes_first(days: tuple[int, int, int]) -> None:
+    sizes = (1000, 2000, 1000)
+    entries = [
+        entry_of(result_of(spec_of(), bytes=size), str(run), day)
+        for run, (size, day) in enumerate(zip(sizes, days, strict=True))
+    ]
+    assert [change.after for change in page_of(store(*entries)).changes] == [1000, 2000]
+
+
 def test_a_reduced_precision_is_judged_by_its_snr() -> None:
     def change(before: float, after: float) -> list[str]:
         spec = spec_of(precision="fp16")
