@@ -18,6 +18,7 @@ import platform
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -443,13 +444,18 @@ def _name_of(path: Path, name: str, module: Module) -> str | None:
     return f"{package}.{path.stem}" if package else path.stem
 
 
+_PARSER = threading.Lock()
+"""Python 3.11 counts the depth of a tree for all threads at once, and fails where two make one (gh-106905)."""
+
+
 @cache
 def _parse(content: bytes, name: str, is_package: bool) -> Source:
     imports: dict[str, None] = {}
     words: dict[str, None] = {}
     package = name if is_package else name.rpartition(".")[0]
     try:
-        tree = ast.parse(content)
+        with _PARSER:
+            tree = ast.parse(content)
     except (SyntaxError, ValueError):
         tree = ast.Module([], [])  # it cannot be imported either; its content counts
     for node in _nodes(tree):

@@ -306,8 +306,7 @@ def _timing(
 ) -> Timing:
     cell, target = checked.result.cell.id, checked.result.cell.target
     device = get_device(latency.device)
-    sha256 = artifact_sha256(folder)
-    same = known.key == checked.key or known.sha256 == sha256
+    same = known.key == checked.key or known.sha256 == artifact_sha256(folder)
     if target not in targets_of(device, latency.runner):
         text = f"its latency is not compared: {device.spec} does not run {target}"
         return Timing() if same else _not_compared(cell, text, "", Level.NOTE)
@@ -315,7 +314,7 @@ def _timing(
     now = identity(runner, latency.runner)
     _keep_expected(known, now, runner, latency, files)
     if same and known.runner is not None:
-        _keep_unchanged(known, sha256, folder, files)
+        _keep_unchanged(known, folder, files)
     if same and known.runner == now:
         return Timing()
     if known.runner is None:
@@ -353,11 +352,11 @@ def _keep_expected(known: Known, now: str, runner: Runner, latency: Latency, fil
         files.keep_program(program)
 
 
-def _keep_unchanged(known: Known, sha256: str, folder: Path, files: BaselineFiles) -> None:
+def _keep_unchanged(known: Known, folder: Path, files: BaselineFiles) -> None:
     """Keep the artifact that the baseline names, or else one that was made of the same as that."""
     if files.has(known.sha256):
         return
-    if sha256 == known.sha256:
+    if artifact_sha256(folder) == known.sha256:
         files.keep_artifact(folder)
     elif not files.has(_place_of(known.key)):
         files.keep_stand_in(folder, known.key)

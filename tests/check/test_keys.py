@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -296,3 +298,20 @@ def test_many_keys_take_a_moment(tmp_path: Path) -> None:
     made = Keys(recipe)
     assert len({made.of(cell) for cell in cells}) == len(cells) == 75
     assert time.process_time() - start < 2
+
+
+def test_two_threads_never_parse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 would end one of them with a SystemError, now and then."""
+    parse, at_once, most = ast.parse, [0], [0]
+
+    def slow(content: bytes) -> ast.Module:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.05)
+        at_once[0] -= 1
+        return parse(content)
+
+    monkeypatch.setattr(ast, "parse", slow)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: keys._parse(f"size = {number}".encode(), "net", False), range(4)))
+    assert most == [1]
