@@ -28,7 +28,7 @@ def fill(page: str) -> str:
 
 def all_commands() -> dict[str, Any]:
     """Every command of the command line, by its name."""
-    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
 
 
 def commands() -> str:

@@ -438,7 +438,7 @@ def _entries(run: Run, units: Sequence[Unit]) -> Iterator[Entry]:
         documents = [unit.document["measurement"] for unit in measured if unit.document.get("measurement")]
         yield Entry(
             run=run.id,
-            kind=run.kind,  # type: ignore[arg-type]
+            kind=run.kind,  # type: ignore[arg-type]  # one of its two words
             created=export.created,
             commit=run.commit,
             host=export.host,
