@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found += mine
             if chosen.write:
                 protocol = "--count" if chosen.count else f"--processes {processes} --iterations {iterations}"
-                write(target, model, mine, conditions(target, f"--models {' '.join(chosen.models)} {protocol}", unit))
+                write(target, model, mine, unit, protocol)
     if chosen.json:
         print(json.dumps([asdict(item) for item in found], indent=2))
     else:
@@ -151,9 +151,10 @@ def measure(
 
 
 def count(target: str, files: Mapping[str, Path], inputs: tuple[Tensor, ...]) -> dict[str, list[float]]:
-    """The ARM instructions of inferences of each file."""
+    """The ARM instructions of an inference of each file; a second one would differ by millionths."""
     bundle = build_runner(target, "aarch64")
-    return {name: [float(each) for each in count_instructions(bundle, files[name], inputs).counts] for name in files}
+    counts = {name: count_instructions(bundle, file, inputs, iterations=1).counts for name, file in files.items()}
+    return {name: [float(each) for each in counted] for name, counted in counts.items()}
 
 
 def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> Path:
@@ -162,10 +163,12 @@ def build(graph: Graph, exporter: Exporter, options: Options, folder: Path) -> P
     return folder / exporter.export(graph, folder, options, Stages()).main_file
 
 
-def write(target: str, model: str, found: Sequence[Found], measured_by: Conditions) -> None:
-    """Keep what was found of a model in the file of a target's policy."""
+def write(target: str, model: str, found: Sequence[Found], unit: str, protocol: str) -> None:
+    """Keep what was found of a model in the file of a target's policy, with the command that finds all of the file."""
     file = POLICIES / f"{target}.cpu.json"
-    disk.replace(file, updated(read_policy(file), model, found, measured_by).to_json())
+    policy = updated(read_policy(file), model, found, conditions(target, [model], unit, protocol))
+    policy = replace(policy, conditions=conditions(target, policy.models, unit, protocol))
+    disk.replace(file, policy.to_json())
 
 
 def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Conditions) -> Policy:
@@ -185,15 +188,16 @@ def updated(policy: Policy, model: str, found: Sequence[Found], conditions: Cond
     return Policy(tuple(passes), conditions)
 
 
-def conditions(target: str, given: str, unit: str = SECONDS) -> Conditions:
-    """Where and with what it is measured now, by a command with the arguments ``given``."""
+def conditions(target: str, models: Sequence[str], unit: str, protocol: str) -> Conditions:
+    """Where and with what models are measured now, and the command that does it, with the arguments ``protocol``."""
     needs = get_exporter(target).requirements()
     return Conditions(
         machine=f"{CPU}, emulated" if unit == INSTRUCTIONS else machine(),
         date=datetime.now(UTC).date().isoformat(),
         threads=1,
         versions={need.name: need.found.split(", ")[-1] for need in needs if need.found is not None},
-        command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} {given} --write",
+        command=f"python -m deploy_kit.benchmarks.suites.policies --targets {target} --models {' '.join(models)} "
+        f"{protocol} --write",
         unit=unit,
     )
 

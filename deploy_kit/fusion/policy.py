@@ -76,6 +76,12 @@ class Policy:
         """The names of the passes that may be on or off."""
         return list(dict.fromkeys(choice.name for choice in self.passes if not choice.needed))
 
+    @property
+    def models(self) -> list[str]:
+        """The names of the models that any pass was measured on, or changes nothing in."""
+        known = [[*(found.model for found in choice.measured), *choice.unchanged] for choice in self.passes]
+        return sorted({name for names in known for name in names})
+
     def toggled(self, name: str) -> Policy:
         """The policy without a pass that it has on, or with one that it has off; `UserError` where it may not be."""
         if name not in self.optional:

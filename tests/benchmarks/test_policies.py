@@ -72,8 +72,23 @@ def test_a_pass_that_is_not_in_the_policy_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", suite.TIMED)
 def test_each_target_that_is_timed_has_a_policy_to_write_into(target: str) -> None:
     assert read_policy(POLICIES / f"{target}.cpu.json").passes
-    command = suite.conditions(target, "--models a b").command
-    assert command.endswith(f"--targets {target} --models a b --write")
+    command = suite.conditions(target, ["a", "b"], suite.SECONDS, "--processes 3").command
+    assert command.endswith(f"--targets {target} --models a b --processes 3 --write")
+
+
+def test_the_command_that_is_kept_names_every_model_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "onnx.cpu.json"
+    old = suite.conditions("onnx", ["b", "c"], suite.SECONDS, "--processes 5")
+    choice = Choice("first", "why", measured=(Measured("c", 1.0, 0.9, 1.1),), unchanged=("b",))
+    file.write_text(Policy((choice,), old).to_json())
+    monkeypatch.setattr(suite, "POLICIES", tmp_path)
+    suite.write("onnx", "a", [Found("onnx", "first", True, None)], suite.SECONDS, "--processes 3")
+    policy = read_policy(file)
+    assert policy.models == ["a", "b", "c"]
+    assert policy.conditions is not None
+    assert "--models a b c --processes 3 --write" in policy.conditions.command
 
 
 def test_instructions_are_counted_for_phones_alone() -> None:
@@ -98,7 +113,7 @@ def test_instructions_of_each_form_are_compared(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         suite,
         "count_instructions",
-        lambda bundle, file, inputs: Instructions((100 if file.name == "own" else 110,) * 3, {}),
+        lambda bundle, file, inputs, iterations: Instructions((100 if file.name == "own" else 110,) * iterations, {}),
     )
     arguments = ("edgevit_digits", "executorch", ["identity_into_depthwise"], tmp_path)
     (found,) = suite.measure(*arguments, processes=1, iterations=1, unit=suite.INSTRUCTIONS)

@@ -278,11 +278,14 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_begun(store: Store, 
 
 
 def test_an_error_of_a_folder_is_told(store: Store, tmp_path: Path) -> None:
-    def progress(made: Progress) -> None:
-        (tmp_path / "kept" / store.runs()[0].id).rename(tmp_path / "moved")
+    class Gone(Lab):
+        def export(self, task: Task, folder: Path, references: Path | None) -> CellResult:
+            result = super().export(task, folder, references)
+            folder.rename(tmp_path / "moved")
+            return result
 
     with pytest.raises(UserError, match="cannot be used: No such file") as found:
-        go(store, Lab(), *"abcdef", artifacts=tmp_path / "kept", progress=progress)
+        go(store, Gone(), "a", artifacts=tmp_path / "kept")
     assert "--artifacts" in found.value.fix
 
 
