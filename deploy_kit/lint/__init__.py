@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from deploy_kit.api import fuse
 from deploy_kit.exporters import list_targets
 from deploy_kit.graph import Graph
-from deploy_kit.lint import activations, delegation, kernels, layout, rank, shapes
+from deploy_kit.lint import activations, delegation, kernels, layout, parser, rank, shapes
 from deploy_kit.lint.finding import Finding, Severity
 from deploy_kit.sources import LoadedModel
 from deploy_kit.stages import Stages
 
-RULES = (rank, delegation, shapes, kernels, activations, layout)
+RULES = (rank, parser, delegation, shapes, kernels, activations, layout)
 """The rules, the gravest first; each has ``find(graph, target)``."""
 
 

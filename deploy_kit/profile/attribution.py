@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from deploy_kit.graph import Graph, is_getitem, module_path
+from deploy_kit.graph import Graph, is_getitem, module_path, operand
+from deploy_kit.precision.int8 import DEQUANTIZE, QUANTIZE
+from deploy_kit.profile.bytecode import INPUT, Code
 from deploy_kit.profile.kinds import Kind, classify
-from deploy_kit.statistics import UNCOUNTED, macs_of, size_of
+from deploy_kit.statistics import UNCOUNTED, macs_of, operator_name, size_of
 
 REACH = 4
 """How many calls are looked back from one that an operator is named after, for the one that it computes."""
@@ -25,16 +28,23 @@ SUFFIXES = ("_nchwc", "/WithoutBiases")
 CASTS = "InsertedPrecisionFreeCast_"
 """How the names begin of what onnxruntime computes in float32 for lack of fp16."""
 
+CLAMPS = ("relu", "relu6", "hardtanh", "clamp")
+CLAMPING = ("_clamp_run", "_relu")
+"""Operators that become part of the one before, and how the names of those end that have such a part."""
+
+QUANTIZING = ("aten::quantize_per_tensor", "aten::dequantize")
+
 
 @dataclass(frozen=True)
 class Work:
-    """One call of the fused graph: where it is from and what it costs.
+    """One call of the fused graph: its ATen operator, where it is from and what it costs.
 
     ``macs`` are None where they are not counted; ``bytes`` are those of inputs, weights (``parameter_bytes``) and
     output, each once.
     """
 
     name: str
+    operator: str
     module: str
     kind: Kind
     macs: int | None
@@ -52,6 +62,7 @@ def _work(graph: Graph, node: fx.Node) -> Work:
     parameters = sum(_bytes(given) for given in node.all_input_nodes if graph.constant(given) is not None)
     return Work(
         name=node.name,
+        operator=operator_name(node),
         module=module_path(node),
         kind=classify("aten", str(node.target)),
         macs=None if node.target in UNCOUNTED else macs_of(node),
@@ -63,6 +74,61 @@ def _work(graph: Graph, node: fx.Node) -> Work:
 def _bytes(node: fx.Node) -> int:
     values = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
     return sum(size_of(tuple(value.shape)) * value.element_size() for value in values)
+
+
+def by_dataflow(code: Code, graph: Graph) -> list[Work | None]:
+    """The call of ``graph`` that each call of a file made of it computes; None where that is not certain.
+
+    From the results backwards, a call is what the graph's is whose result is used in the same place, if both are of one
+    operator. Their order does not tell: what is prepacked is moved up, and of several with one input the last is first.
+    """
+    known, moving = works(graph), _depending_on_inputs(graph)
+    output = next(node for node in graph.nodes if node.op == "output")
+    pending = list(_paired(code.results, _inputs(output, moving)))
+    pairs: set[tuple[int, str]] = set()
+    while pending:
+        index, node = pending.pop()
+        if index == INPUT or node.op != "call_function":
+            continue
+        call = code.calls[index]
+        if is_getitem(node) or node.target in (QUANTIZE, DEQUANTIZE):
+            pending.append((index, operand(node)))
+        elif call.operator in QUANTIZING:
+            pending += [(made, node) for made in call.inputs]
+        elif _step(call.operator) == _step(operator_name(node)):
+            if (index, node.name) not in pairs:
+                pairs.add((index, node.name))
+                pending += _paired(call.inputs, _inputs(node, moving))
+        elif call.operator.endswith(CLAMPING) and operator_name(node).rstrip("_") in CLAMPS:
+            pending.append((index, operand(node)))
+    calls, nodes = Counter(index for index, _ in pairs), Counter(name for _, name in pairs)
+    certain = {index: known[name] for index, name in pairs if calls[index] == nodes[name] == 1}
+    return [certain.get(index) for index in range(len(code.calls))]
+
+
+def _paired(made: Sequence[int], nodes: Sequence[fx.Node]) -> Iterator[tuple[int, fx.Node]]:
+    """Each maker of a value with the node in its place; none where there are not as many."""
+    return zip(made, nodes) if len(made) == len(nodes) else iter(())
+
+
+def _depending_on_inputs(graph: Graph) -> set[fx.Node]:
+    """The nodes that are not the same in every inference: what depends on constants alone is computed ahead."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(given in found for given in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _inputs(node: fx.Node, moving: set[fx.Node]) -> list[fx.Node]:
+    """The arguments of a call that depend on the model's inputs, in order, each as often as it is given."""
+    return [given for given in tree_leaves((node.args, node.kwargs)) if isinstance(given, fx.Node) and given in moving]
+
+
+def _step(operator: str) -> str:
+    """An operator's name, the same for all forms of it, those with a clamp too."""
+    short = operator.rpartition("::")[2].rstrip("_").removesuffix("_clamp_run").removesuffix("_relu")
+    return "convolution" if "conv" in short else short
 
 
 def onnx_origins(graph: Graph, opset: int) -> dict[str, str]:

@@ -16,7 +16,8 @@ from deploy_kit.errors import ExportError, MissingDependencyError, UserError
 from deploy_kit.exporters.base import Exporter, save_inputs
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
-from deploy_kit.profile.attribution import Attribution, Work, onnx_origins
+from deploy_kit.profile.attribution import Attribution, Work, by_dataflow, onnx_origins
+from deploy_kit.profile.bytecode import UnknownCodeError, read_code
 from deploy_kit.profile.kinds import Kind, classify
 from deploy_kit.worker import WorkerError, run_worker
 
@@ -37,6 +38,11 @@ GENERATED = "Subgraph"
 
 IN_PLACE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Operators of which onnxruntime gives the output the memory of the input: they move nothing."""
+
+FOLLOWED = (
+    "the mobile interpreter's profiler tells names and times alone: modules, multiply-accumulates and bytes are those "
+    "of the fused graph's calls that the file's code leads to, and bytes of layout operators are not known"
+)
 
 
 @dataclass(frozen=True)
@@ -158,16 +164,59 @@ def _mobile_interpreter(
     except WorkerError as error:
         outcome = Outcome.LOAD_FAILED if "the file cannot be loaded" in str(error) else Outcome.RUN_FAILED
         raise ExportError(f"{interpreter.description} could not profile the .ptl: {error}", outcome=outcome) from error
-    operators = []
-    for timed in result["operators"]:
-        kind, ms = classify("torchscript-lite", timed["operator"]), statistics.median(timed["us"]) / 1000
-        macs = None if kind == "compute" else 0
-        operators.append(OperatorTime(timed["operator"], None, kind, timed["calls"], ms, macs, None))
-    note = (
-        "the mobile interpreter's profiler tells an operator's name and time alone: no module, and no multiply-"
-        "accumulates or bytes of single operators; those of all compute are the fused graph's"
-    )
+    called = [call["operator"] for call in result["calls"]]
+    found: list[Work | None] = [None] * len(called)
+    note = FOLLOWED
+    try:
+        found = _works_of_calls(artifact.main_file, graph, called)
+    except UnknownCodeError as error:
+        note = (
+            f"no modules, and no multiply-accumulates of single operators: the file's code cannot be followed, {error}"
+        )
+    precise = exporter.precision(options) == "fp32"
+    operators = [
+        operator
+        for call, work in zip(result["calls"], found)
+        for operator in _of_call(call["operator"], call["parts"], work, precise=precise)
+    ]
     return _timed({**result, "runtime": interpreter.description}, operators, [note])
+
+
+def _works_of_calls(file: Path, graph: Graph, called: list[str]) -> list[Work | None]:
+    """The call of the graph that each of the interpreter's calls computes.
+
+    Raises:
+        UnknownCodeError: the file does not tell.
+    """
+    code = read_code(file)
+    if [call.operator for call in code.calls] != called:
+        raise UnknownCodeError("the interpreter called other operators")
+    return by_dataflow(code, graph)
+
+
+def _of_call(name: str, parts: list[dict[str, Any]], work: Work | None, *, precise: bool) -> list[OperatorTime]:
+    """One call of the mobile interpreter: all in it that is of its own kind as one operator, then the others.
+
+    That one has the arithmetic and the bytes of the call of the graph; the graph's are as large only if ``precise``:
+    in float32. A rearrangement moves them or does not, which is not told.
+    """
+    module = work.module if work else None
+    kind = classify("torchscript-lite", name)
+    own = [part["us"] for part in parts if _lite_kind(part) == kind]
+    macs = work.macs if work else None if kind == "compute" else 0
+    moved = work.bytes if work and precise and kind != "layout" else None
+    whole = [sum(turn) for turn in zip(*own)]
+    operators = [OperatorTime(name, module, kind, 1, statistics.median(whole) / 1000, macs, moved)]
+    for part in parts:
+        other, ms = _lite_kind(part), statistics.median(part["us"]) / 1000
+        if other != kind:
+            macs = None if other == "compute" else 0
+            operators.append(OperatorTime(part["operator"], module, other, part["calls"], ms, macs, None))
+    return operators
+
+
+def _lite_kind(part: dict[str, Any]) -> Kind:
+    return classify("torchscript-lite", part["operator"])
 
 
 @dataclass(frozen=True)

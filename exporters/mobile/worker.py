@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, Dict, Tuple  # noqa: UP035  # Python 3.8 has no tuple[...] to evaluate
 
 import torch
 import torch.backends.xnnpack
@@ -118,12 +118,14 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
     samples: dict[str, list[float]] = {name: [] for name in modules}
     with torch.no_grad():
         for turn in range(job["warmup"] + job["iterations"]):
+            if turn == job["warmup"]:
+                begun = time.perf_counter()
             for name, module in modules.items():
                 start = time.perf_counter()
                 module(*inputs)
                 if turn >= job["warmup"]:
                     samples[name].append(time.perf_counter() - start)
-    return {"torch": torch.__version__, "seconds": samples}
+    return {"torch": torch.__version__, "seconds": samples, "window": [begun, time.perf_counter()]}
 
 
 LITE_INTERPRETER = 6
@@ -136,8 +138,9 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
     An operator's time is its own, without that of the operators that it calls: a copy inside of a LayerNorm is a copy.
 
     Returns:
-        ``plain`` and ``profiled``: seconds of each inference. ``operators``: of each name the ``calls`` and the
-        ``us`` of an inference, for each.
+        ``plain`` and ``profiled``: seconds of each inference. ``calls``: the interpreter's calls in order, each with
+        the name of its ``operator`` and the ``parts`` of its time: of each name in it the ``calls`` and the ``us`` of
+        each inference.
     """
     torch.set_num_threads(job["threads"])
     try:
@@ -146,7 +149,7 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"the file cannot be loaded: {error}") from None
     inputs = torch.load(job["inputs"])[0]
     seconds: dict[str, list[float]] = {"plain": [], "profiled": []}
-    turns: list[dict[str, tuple[int, float]]] = []
+    turns: list[list[Call]] = []
     with torch.no_grad():
         for turn in range(job["warmup"] + job["iterations"]):
             start = time.perf_counter()
@@ -159,45 +162,72 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
             if turn >= job["warmup"]:
                 seconds["plain"].append(plain)
                 seconds["profiled"].append(profiled)
-                turns.append(_own_times(profiler.function_events))
-    names = sorted({name for turn_times in turns for name in turn_times})
-    operators = [
-        {
-            "operator": name,
-            "calls": max(times[name][0] for times in turns if name in times),
-            "us": [times[name][1] if name in times else 0.0 for times in turns],
-        }
-        for name in names
-    ]
-    return {"runtime": f"torch lite {torch.__version__}", **seconds, "operators": operators}
+                turns.append(_calls(profiler.function_events))
+    return {"runtime": f"torch lite {torch.__version__}", **seconds, "calls": _together(turns)}
 
 
-def _own_times(events: Any) -> dict[str, tuple[int, float]]:
-    """Calls and microseconds of each operator by name, less those of the operators within it.
+Call = Tuple[str, Dict[str, Tuple[int, float]]]  # noqa: UP006
+"""One call of the interpreter: its operator, and of each operator's name within it the calls and the microseconds."""
+
+
+def _calls(events: Any) -> list[Call]:
+    """The interpreter's calls in order, each with the operators within it, less the time of those within these.
 
     The interpreter's call of an operator and the operator's own function are two events of one name: one call. The
     profiler's own sum counts events twice that begin and end in the same microsecond, which most here do.
     """
-    spans = [(event.time_range.start, event.time_range.end, event) for event in events]
-    spans.sort(key=lambda span: (span[0], -span[1], span[2].scope != LITE_INTERPRETER))
-    own = [0.0] * len(spans)
-    calls = [1] * len(spans)
+    ordered = sorted(events, key=lambda event: (event.time_range.start, event.id))
+    own = _own_times(ordered)
+    calls: list[Call] = []
+    before = None
+    for event, microseconds in zip(ordered, own):
+        called = event.scope == LITE_INTERPRETER or not calls
+        if called:
+            calls.append((event.name, {}))
+        within = calls[-1][1]
+        same = not called and before is not None and before.scope == LITE_INTERPRETER and before.name == event.name
+        count, total = within.get(event.name, (0, 0.0))
+        within[event.name] = (count + (not same), total + microseconds)
+        before = event
+    return calls
+
+
+def _own_times(events: list[Any]) -> list[float]:
+    """Microseconds of each event, less those of the events within it; they are in the order in which they began."""
+    own = [0.0] * len(events)
     around: list[tuple[int, float]] = []
-    for index, (start, end, event) in enumerate(spans):
+    for index, event in enumerate(events):
+        start, end = event.time_range.start, event.time_range.end
         while around and start >= around[-1][1]:
             around.pop()
         if around:
             outer, until = around[-1]
             end = min(end, until)
             own[outer] -= end - start
-            calls[index] = int(spans[outer][2].name != event.name)
         own[index] += end - start
         around.append((index, end))
-    times: dict[str, tuple[int, float]] = {}
-    for called, microseconds, (_, _, event) in zip(calls, own, spans):
-        before = times.get(event.name, (0, 0.0))
-        times[event.name] = (before[0] + called, before[1] + microseconds)
-    return times
+    return own
+
+
+def _together(turns: list[list[Call]]) -> list[dict[str, Any]]:
+    """The calls of every inference, which are the same ones, as one list with the times of each inference."""
+    names = [name for name, _ in turns[0]]
+    if any([name for name, _ in turn] != names for turn in turns):
+        raise SystemExit("the file calls other operators in one inference than in the next, and cannot be profiled")
+    return [{"operator": name, "parts": _parts([turn[index][1] for turn in turns])} for index, name in enumerate(names)]
+
+
+def _parts(times: list[dict[str, tuple[int, float]]]) -> list[dict[str, Any]]:
+    """What one call consists of, by name, from the inferences' times of it."""
+    names = dict.fromkeys(name for inference in times for name in inference)
+    return [
+        {
+            "operator": name,
+            "calls": max(inference.get(name, (0, 0.0))[0] for inference in times),
+            "us": [inference.get(name, (0, 0.0))[1] for inference in times],
+        }
+        for name in names
+    ]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import deploy_kit.profile
 from deploy_kit.artifact import Artifact
 from deploy_kit.profile.roofline import Peaks
 from tests.cli.support import Ended
-from tests.support import TINY, TINY_SIZE
+from tests.support import TINY, TINY_SIZE, TOKENS, TOKENS_SIZE
 
 Command = Callable[..., Ended]
 
@@ -47,9 +47,15 @@ def test_a_model_is_exported_profiled_and_not_kept(
     assert ended.code == 0, ended.err
     for words in ("memory-bound", "compute", "with the profiler", "of roofline", "GFLOP/s", "tests.support.tiny"):
         assert words in ended.out
-    assert "no module" in ended.err
+    assert "layout operators" in ended.err
     assert "prove" in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_takes_integers_is_profiled(deploykit: Command) -> None:
+    ended = deploykit("profile", TOKENS, "-t", "onnx", "--input-size", TOKENS_SIZE, "--iterations", 2, "--json")
+    assert ended.code == 0, ended.err
+    assert "Gather" in [operator["operator"] for operator in ended.json["operators"]]
 
 
 @pytest.mark.parametrize(

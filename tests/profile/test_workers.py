@@ -7,33 +7,57 @@ from typing import Any
 
 import pytest
 
-from deploy_kit.exporters.mobile.worker import LITE_INTERPRETER, _own_times
+from deploy_kit.exporters.mobile.worker import LITE_INTERPRETER, Call, _calls, _together
 from deploy_kit.exporters.ort_worker import _product_macs, _timed_nodes
 
 
-def event(name: str, start: float, end: float, scope: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(name=name, time_range=SimpleNamespace(start=start, end=end), scope=scope)
+def event(number: int, name: str, start: float, end: float, scope: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(id=number, name=name, time_range=SimpleNamespace(start=start, end=end), scope=scope)
 
 
 def test_an_operator_s_own_time_leaves_out_what_it_calls() -> None:
     events = [
-        event("aten::layer_norm", 0, 100, LITE_INTERPRETER),
-        event("aten::native_layer_norm", 10, 95),
-        event("aten::copy_", 20, 50),
-        event("aten::gelu_", 100, 130, LITE_INTERPRETER),
-        event("aten::copy_", 130, 140, LITE_INTERPRETER),
+        event(0, "aten::layer_norm", 0, 100, LITE_INTERPRETER),
+        event(1, "aten::native_layer_norm", 10, 95),
+        event(2, "aten::copy_", 20, 50),
+        event(3, "aten::gelu_", 100, 130, LITE_INTERPRETER),
+        event(4, "aten::copy_", 130, 140, LITE_INTERPRETER),
     ]
-    assert _own_times(events) == {
-        "aten::layer_norm": (1, 15),
-        "aten::native_layer_norm": (1, 55),
-        "aten::copy_": (2, 40),
-        "aten::gelu_": (1, 30),
-    }
+    assert _calls(events) == [
+        ("aten::layer_norm", {"aten::layer_norm": (1, 15), "aten::native_layer_norm": (1, 55), "aten::copy_": (1, 30)}),
+        ("aten::gelu_", {"aten::gelu_": (1, 30)}),
+        ("aten::copy_", {"aten::copy_": (1, 10)}),
+    ]
 
 
 def test_two_events_of_one_call_in_the_same_microseconds_count_once() -> None:
-    events = [event("aten::gelu_", 5, 9), event("aten::gelu_", 5, 9, LITE_INTERPRETER), event("aten::fill_", 9, 9)]
-    assert _own_times(events) == {"aten::gelu_": (1, 4), "aten::fill_": (1, 0)}
+    events = [
+        event(2, "aten::fill_", 9, 9),
+        event(1, "aten::gelu_", 5, 9),
+        event(0, "aten::gelu_", 5, 9, LITE_INTERPRETER),
+        event(3, "aten::gelu_", 9, 9, LITE_INTERPRETER),
+        event(4, "aten::gelu_", 9, 9),
+    ]
+    assert _calls(events) == [
+        ("aten::gelu_", {"aten::gelu_": (1, 4), "aten::fill_": (1, 0)}),
+        ("aten::gelu_", {"aten::gelu_": (1, 0)}),
+    ]
+
+
+def test_calls_have_a_time_for_each_inference() -> None:
+    first: list[Call] = [("aten::mean", {"aten::mean": (1, 5), "aten::sum": (2, 3)})]
+    second: list[Call] = [("aten::mean", {"aten::mean": (1, 4)})]
+    assert _together([first, second]) == [
+        {
+            "operator": "aten::mean",
+            "parts": [
+                {"operator": "aten::mean", "calls": 1, "us": [5, 4]},
+                {"operator": "aten::sum", "calls": 2, "us": [3, 0.0]},
+            ],
+        }
+    ]
+    with pytest.raises(SystemExit, match="cannot be profiled"):
+        _together([first, [("aten::sum", {"aten::sum": (1, 4)})]])
 
 
 def test_openvino_s_means_of_all_inferences_become_those_after_the_warm_up() -> None:
