@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy_kit.disk import FULL, explain, temporary_folder
+from deploy_kit.disk import FULL, explain, locked, temporary_folder
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import MANIFEST, FileRecord, Manifest, read_manifest
+
+NEW, OLD, MARK = "new", "old", "deploykit-export"
+"""What is in the temporary folder of an export: the artifact, the one that it replaces, and a mark of whose it is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def open_artifact(path: str | Path) -> Artifact:
 def check_free(folder: Path, *, force: bool) -> None:
     """Raise `UserError` where an artifact, or anything else, is in the way at ``folder``, or nothing can be there."""
     try:
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if _is_vacant(folder):
             return
         is_artifact = (folder / MANIFEST).is_file()
     except OSError as error:
@@ -75,30 +79,71 @@ def check_free(folder: Path, *, force: bool) -> None:
         raise UserError(f"{str(folder)!r} exists already", fix="replace it with --force, or choose another --out")
 
 
+def _is_vacant(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 @contextmanager
 def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, which becomes ``folder`` when the body succeeds.
+    """A temporary folder near ``folder``, which becomes ``folder`` when the body succeeds.
 
     It is written whole and then renamed into place; if the body fails in any way, it is removed, with the folders
-    above it that were made for it, and what stood at ``folder`` is left as it was.
+    above it that were made for it, and what stood at ``folder`` is left as it was. What processes that were killed
+    have left of theirs goes first.
     """
-    check_free(folder, force=force)
     missing: list[Path] = []
-    temporary = None
     try:
+        _remove_leftovers(folder)
+        check_free(folder, force=force)
         missing += [parent for parent in folder.parents if not parent.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        check_free(folder, force=force)
-        _publish(temporary, folder)
+        with _place_beside(folder) as place:
+            new = place / NEW
+            new.mkdir()
+            yield new
+            new.chmod(0o755)
+            check_free(folder, force=force)
+            if folder.exists():
+                os.rename(folder, place / OLD)
+            os.rename(new, folder)
     except OSError as error:
         raise _write_error(folder, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(missing)
+
+
+@contextmanager
+def _place_beside(folder: Path) -> Iterator[Path]:
+    """A hidden folder, which is locked while this process is at work in it, and marked from then on."""
+    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with locked(place):
+        try:
+            (place / MARK).touch()
+            yield place
+        finally:
+            _remove_place(place, folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the hidden folders of exports to ``folder`` that are marked, and locked by none: those of killed ones."""
+    random = "?" * 8  # as tempfile makes them
+    for mark in folder.parent.glob(f".{glob.escape(folder.name)}-{random}/{MARK}"):
+        with locked(mark.parent) as is_left:
+            if is_left:
+                _remove_place(mark.parent, folder)
+
+
+def _remove_place(place: Path, folder: Path) -> None:
+    """Remove a hidden folder, with its mark last; an artifact that was taken out of its place for a new one that is
+    not there yet goes back, or is kept where it cannot."""
+    new, old = place / NEW, place / OLD
+    if new.exists() and old.exists() and _is_vacant(folder):
+        try:
+            os.rename(old, folder)
+        except OSError:
+            return
+    for path in (new, old, place):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -110,20 +155,6 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             continue
         except OSError:
             return
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(temporary, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    os.rename(folder, old)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_error(folder: Path, error: OSError) -> DeployKitError:

@@ -1,4 +1,4 @@
-"""Files that are written whole, and errors of a full disk or of the folder for temporary files."""
+"""Files that are written whole, folders that are locked, and errors of a full disk or the temporary folder."""
 
 from __future__ import annotations
 
@@ -52,6 +52,31 @@ def explained() -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+
+
+@contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Lock a folder, shared with others or for oneself alone, until the body or the process ends, however it ends.
+
+    Yields:
+        Whether it is locked: False where others have locked it, it is not there, or the system has no such locks.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # there is none on Windows
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            same = os.path.samestat(os.fstat(handle), folder.stat())
+        except OSError:  # it is locked, or was removed before it was
+            same = False
+        yield same
+    finally:
+        os.close(handle)
 
 
 def replace(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deploy_kit.errors import UserError
 from deploy_kit.outcome import Outcome
+from deploy_kit.parity.inputs import InputType
 from deploy_kit.parity.proof import Proof
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.statistics import Statistics
@@ -77,7 +78,8 @@ class ApproximationRecord(_Record):
 class ModelRecord(_Record):
     """What was exported; ``source`` is what ``deploykit export`` was given, and builds it again.
 
-    ``input_shapes`` are the model's own. With ``embeds_preprocessing`` the artifact takes uint8 images instead.
+    ``input_shapes`` are the model's own, and ``input_types`` what was said of each; none where all are float32, or the
+    model makes its own inputs. With ``embeds_preprocessing`` the artifact takes uint8 images instead.
     ``approximation`` is what it computes in the model's place.
     """
 
@@ -86,9 +88,17 @@ class ModelRecord(_Record):
     activation: str | None
     num_classes: int | None
     input_shapes: list[list[int]]
+    input_types: list[InputType] = []
     weights: WeightsRecord
     embeds_preprocessing: bool = False
     approximation: ApproximationRecord | None = None
+
+    @property
+    def input_size(self) -> str:
+        """The shapes and types of the inputs as ``--input-size`` takes them."""
+        shapes = ["x".join(map(str, shape)) for shape in self.input_shapes]
+        types = self.input_types or [InputType()] * len(shapes)
+        return ",".join(shape if kind == InputType() else f"{shape}:{kind}" for shape, kind in zip(shapes, types))
 
 
 class TensorRecord(_Record):
@@ -138,6 +148,10 @@ class TrialRecord(_Record):
     noise_ratio: float | None = None
 
 
+UNTRIED = "not tried"
+"""The result of a change that the budget of a search did not reach."""
+
+
 class TuningRecord(_Record):
     """How the form of an artifact was found: where and how it was measured, and everything that was tried.
 
@@ -162,6 +176,11 @@ class TuningRecord(_Record):
     complete: bool
     taken: list[str]
     faster: RatioRecord | None
+
+    @property
+    def tried(self) -> int:
+        """How many of the changes the budget reached."""
+        return sum(trial.result != UNTRIED for trial in self.trials)
 
 
 class FileRecord(_Record):

@@ -28,7 +28,7 @@ from deploy_kit.graph import Graph
 from deploy_kit.manifest import ModelRecord, WeightsRecord
 from deploy_kit.models import create_model, get_architecture, load_checkpoint
 from deploy_kit.models.registry import Architecture, check_input_size, check_seed, within_memory
-from deploy_kit.parity.inputs import Draw, noise, pixels
+from deploy_kit.parity.inputs import Draw, InputType, noise, pixels, typed
 from deploy_kit.parity.reference import one_thread
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.timm_models import create_timm_model, fetch_timm_weights, timm_name, timm_preprocessing
@@ -40,7 +40,15 @@ PROGRAM = ".pt2"
 """How the name of a file ends that holds an exported program."""
 
 INTEGERS = (torch.int32, torch.int64)
-"""What an exported program may take beside float32."""
+"""What a model may take beside float32."""
+
+TYPES: dict[str, InputType] = {
+    kind.dtype: kind for kind in (InputType(), InputType(dtype="int32"), InputType(dtype="int64"))
+}
+"""What ``--input-size`` calls the type of an input."""
+
+TYPED = "1x12:int64:100"
+"""An input with a type and a bound, for error messages."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class LoadedModel:
             inputs = self.draw(0)
         else:
             inputs = _example_inputs(self.input_shapes, pixels if self.record.embeds_preprocessing else noise)
-        if self.draw is not None and dynamic_batch:
+        if self.draw is not None and dynamic_batch and not self.record.input_types:
             raise UserError(f"{self.name} takes no batch", fix="leave out --dynamic-batch")
         if self.program is None:
             with _quietly():
@@ -149,7 +157,8 @@ def load_model(
     Args:
         source: ``edgevit_s``, ``package.module:callable``, ``path/to/model.pt2``, ``timm/NAME``, or a module.
         weights: a checkpoint file to load into it, or ``timm`` for the pretrained weights that timm fetches.
-        input_size: ``224``, ``224x288`` or ``1x3x224x224``; several inputs are separated by commas.
+        input_size: ``224``, ``224x288`` or ``1x3x224x224``; several inputs are separated by commas. Those of a
+            callable or a module may have a type, and integers a bound: ``1x12:int64:100`` holds 0 to 99.
         activation: of a reference model.
         num_classes: of a reference model or a timm one.
         seed: of random weights.
@@ -282,35 +291,42 @@ def _from_module(
 ) -> LoadedModel:
     if input_size is None:
         raise UserError(f"the input shape of {name!r} is not known", fix="pass it, such as --input-size 1x3x224x224")
-    shapes = parse_shapes(input_size)
-    if any(len(shape) < 2 for shape in shapes):
+    inputs = parse_inputs(input_size)
+    shapes, types = [shape for shape, _ in inputs], [kind for _, kind in inputs]
+    if any(len(shape) < 2 and kind == InputType() for shape, kind in inputs):
         raise UserError(f"{input_size!r} is not a whole shape", fix="write the batch too, such as 1x3x224x224")
-    module = module.eval()
-    _check_runs(module, name, shapes)
+    module, draw = module.eval(), partial(typed, shapes, types)
+    with within_memory(f"an input of {_text(shapes)}"):
+        example = draw(0)
+    _check_runs(module, name, example, ",".join(_drawn(shape, kind) for shape, kind in inputs))
+    takes_integers = any(kind != InputType() for kind in types)
     record = ModelRecord(
         name=artifact_name(name),
         source=source,
         activation=None,
         num_classes=None,
         input_shapes=[list(shape) for shape in shapes],
+        input_types=types if takes_integers else [],
         weights=_weights(module, kind, weights, seed),
     )
+    if takes_integers:
+        return LoadedModel(module, record, None, draw=draw)
     return LoadedModel(module, record, Preprocessing.for_input(shapes[0]) if len(shapes) == 1 else None)
 
 
-def _check_runs(module: nn.Module, name: str, shapes: list[tuple[int, ...]]) -> None:
-    """Raise `UserError` where a module does not take float32 tensors of these shapes."""
-    inputs = _example_inputs(shapes)
+def _check_runs(module: nn.Module, name: str, inputs: tuple[Tensor, ...], described: str) -> None:
+    """Raise `UserError` where a module does not take such inputs."""
     try:
         with torch.no_grad(), one_thread():
             module(*inputs)
     except (Exception, SystemExit) as error:  # whatever somebody's forward() raises
         others = any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters())
         raise UserError(
-            f"{name!r} does not run on an input of {_text(shapes)}: {type(error).__name__}: {_first_line(error)}",
+            f"{name!r} does not run on an input of {described}: {type(error).__name__}: {_first_line(error)}",
             fix="make its weights float32 with .float(); a target's --precision reduces them"
             if others
-            else "pass the shape that it takes with --input-size, or mend its forward()",
+            else f"pass the shape that it takes with --input-size (of integers from 0 to 99: {TYPED}), "
+            "or mend its forward()",
         ) from error
 
 
@@ -323,6 +339,11 @@ def _example_inputs(
 
 def _text(shapes: list[tuple[int, ...]]) -> str:
     return ",".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def _drawn(shape: tuple[int, ...], kind: InputType) -> str:
+    """An input as it is written, and of which integers it is."""
+    return _text([shape]) + ("" if kind == InputType() else f":{kind} with values of 0 to {kind.largest}")
 
 
 def _from_pt2(path: Path) -> LoadedModel:
@@ -475,16 +496,45 @@ def hash_state(module: nn.Module) -> str:
 
 def parse_shapes(text: str | int | tuple[int, ...]) -> list[tuple[int, ...]]:
     """``1x3x224x224`` as [(1, 3, 224, 224)]; several shapes are separated by commas."""
+    if isinstance(text, str) and ":" in text:
+        raise UserError(f"{text!r} has a type, and what this model takes is known", fix="leave the type out")
+    return [shape for shape, _ in parse_inputs(text)]
+
+
+def parse_inputs(text: str | int | tuple[int, ...]) -> list[tuple[tuple[int, ...], InputType]]:
+    """``1x3x224x224,1x12:int64:100`` as shapes and types; a type and the bound of integers may be left out."""
     if isinstance(text, int):
-        return [(text,)]
+        return [((text,), InputType())]
     if isinstance(text, tuple):
-        return [text]
-    shapes = []
+        return [(text, InputType())]
+    inputs = []
     for part in text.split(","):
-        if not re.fullmatch(r"[0-9]+(x[0-9]+)*", part.strip()) or "0" in part.strip().split("x"):
-            raise UserError(f"{part!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
-        shapes.append(tuple(int(size) for size in part.strip().split("x")))
-    return shapes
+        shape, *kind = part.strip().split(":", maxsplit=1)
+        inputs.append((_parse_shape(shape), _parse_type(*kind) if kind else InputType()))
+    return inputs
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"0*[1-9][0-9]*(x0*[1-9][0-9]*)*", text):
+        raise UserError(f"{text!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def _parse_type(text: str) -> InputType:
+    name, *bound = text.split(":", maxsplit=1)
+    kind = TYPES.get(name)
+    if kind is None:
+        raise UserError(f"an input of the type {name!r} cannot be", fix=f"write {', '.join(TYPES)}, such as {TYPED}")
+    if not bound:
+        return kind
+    if kind == InputType():
+        raise UserError(f"only integers have a bound, and {text!r} are none", fix="write 1x12:float32, or 1x12")
+    largest = torch.iinfo(getattr(torch, name)).max
+    if not re.fullmatch("[0-9]{1,19}", bound[0]) or not 1 <= int(bound[0]) <= largest:
+        raise UserError(
+            f"{bound[0]!r} is no bound of {name}", fix=f"write one of 1 to {largest}, such as {TYPED} for 0 to 99"
+        )
+    return kind.model_copy(update={"bound": int(bound[0])})
 
 
 def _first_line(error: BaseException) -> str:

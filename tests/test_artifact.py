@@ -3,13 +3,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from deploy_kit import export
-from deploy_kit.artifact import Artifact, check_free, open_artifact, workspace
+from deploy_kit.artifact import MARK, OLD, Artifact, check_free, open_artifact, workspace
 from deploy_kit.errors import DeployKitError, ProofError, UserError
 from deploy_kit.exporters.onnx import Onnx
 from deploy_kit.manifest import MANIFEST
@@ -38,6 +42,54 @@ def fail(folder: Path, failure: BaseException, *, force: bool = False) -> None:
 
 def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+PUBLISH = """
+import os, shutil, signal, sys
+from pathlib import Path
+from deploy_kit import artifact
+
+folder, ending = Path(sys.argv[1]), sys.argv[2]
+rename = os.rename
+
+def die(*given, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def rename_or_die(source, target):
+    die() if target == folder else rename(source, target)
+
+if ending == "between the renames":
+    os.rename = rename_or_die
+elif ending == "before the old one is removed":
+    shutil.rmtree = die
+with artifact.workspace(folder, force=True) as temporary:
+    (temporary / "manifest.json").write_text("killed")
+    print("at work", flush=True)
+    if ending == "in the body":
+        sys.stdin.read()
+"""
+"""Publishes in a process of its own, which ends by SIGKILL, or waits in the body until it is killed."""
+
+
+@contextmanager
+def publishing(folder: Path, ending: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that is at work on an artifact; it is killed in the end."""
+    words = [sys.executable, "-c", PUBLISH, str(folder), ending]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "at work\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def kill_one(folder: Path, ending: str) -> None:
+    """An export that is killed."""
+    with publishing(folder, ending) as process:
+        if ending == "in the body":
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
 
 
 def test_what_is_written_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -141,7 +193,7 @@ def test_a_failed_replacement_puts_the_old_artifact_back(tmp_path: Path, monkeyp
     rename = os.rename
 
     def fail_for_the_new(source: Path, target: Path) -> None:
-        if target == tmp_path / "artifact" and "-old-" not in str(source):
+        if target == tmp_path / "artifact" and Path(source).name != OLD:
             raise OSError(errno.EIO, "the disk is dying")
         rename(source, target)
 
@@ -150,6 +202,57 @@ def test_a_failed_replacement_puts_the_old_artifact_back(tmp_path: Path, monkeyp
         publish(tmp_path / "artifact", "new", force=True)
     assert (tmp_path / "artifact" / MANIFEST).read_text() == "old"
     assert contents(tmp_path) == ["artifact"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    kill_one(tmp_path / "artifact", "in the body")
+    (left,) = contents(tmp_path)
+    assert left.startswith(".artifact-")
+    publish(tmp_path / "artifact", "new")
+    assert contents(tmp_path) == ["artifact"]
+    assert contents(tmp_path / "artifact") == [MANIFEST]
+
+
+def test_an_artifact_that_a_kill_left_out_of_its_place_is_put_back(tmp_path: Path) -> None:
+    publish(tmp_path / "artifact", "old")
+    kill_one(tmp_path / "artifact", "between the renames")
+    assert "artifact" not in contents(tmp_path)
+    with pytest.raises(UserError, match="exists already"):
+        publish(tmp_path / "artifact", "new")
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "old"
+    assert contents(tmp_path) == ["artifact"]
+
+
+def test_an_artifact_that_is_replaced_already_is_not_put_back(tmp_path: Path) -> None:
+    publish(tmp_path / "artifact", "old")
+    kill_one(tmp_path / "artifact", "before the old one is removed")
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "artifact", RuntimeError("a bug"), force=True)
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "killed"
+    assert contents(tmp_path) == ["artifact"]
+
+
+def test_an_export_that_is_running_is_left_alone(tmp_path: Path) -> None:
+    with publishing(tmp_path / "artifact", "in the body") as process:
+        (at_work,) = contents(tmp_path)
+        publish(tmp_path / "artifact", "new")
+        assert contents(tmp_path) == [at_work, "artifact"]
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert (tmp_path / "artifact" / MANIFEST).read_text() == "killed"
+    assert contents(tmp_path) == ["artifact"]
+
+
+def test_only_what_an_export_to_the_same_folder_left_is_removed(tmp_path: Path) -> None:
+    for name in (".onnx-notes", ".onnx-12345678", ".onnx-fp16-12345678", "onnx-12345678", ".coreml-12345678"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("mine")
+    for name in (".onnx-fp16-12345678", "onnx-12345678", ".coreml-12345678"):
+        (tmp_path / name / MARK).touch()
+    before = contents(tmp_path)
+    publish(tmp_path / "onnx", "new")
+    assert contents(tmp_path) == sorted([*before, "onnx"])
+    assert all((tmp_path / name / "precious").exists() for name in before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's full disk")

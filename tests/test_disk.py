@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy_kit.disk import replace
+from deploy_kit.disk import locked, replace
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +69,12 @@ def test_two_that_write_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.
     replace(tmp_path / "a", "one")
     replace(tmp_path / "a", "two")
     assert written[0] != written[1]
+
+
+def test_a_folder_is_locked_by_one_or_shared_by_several(tmp_path: Path) -> None:
+    with locked(tmp_path) as first, locked(tmp_path) as second, locked(tmp_path, shared=True) as third:
+        assert (first, second, third) == (True, False, False)
+    with locked(tmp_path, shared=True) as first, locked(tmp_path, shared=True) as second, locked(tmp_path) as third:
+        assert (first, second, third) == (True, True, False)
+    with locked(tmp_path) as again, locked(tmp_path / "absent") as absent:
+        assert (again, absent) == (True, False)

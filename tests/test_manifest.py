@@ -55,6 +55,11 @@ def test_it_records_every_rewrite_by_module(tiny_onnx: Artifact) -> None:
     assert "batch_norm" not in tiny_onnx.manifest.fusion.after.operators
 
 
+def test_one_that_was_written_before_inputs_had_types_is_read(document: dict[str, Any], tmp_path: Path) -> None:
+    assert document["model"].pop("input_types") == []
+    assert read(document, tmp_path).model.input_size == "1x3x32x32"
+
+
 @pytest.mark.parametrize("version", [0, 2, "1", None, 99])
 def test_another_version_is_refused(version: object, document: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="schema version"):

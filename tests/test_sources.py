@@ -17,9 +17,10 @@ from torch.export import Dim
 
 from deploy_kit import export, load_model, verify
 from deploy_kit.errors import MissingDependencyError, UserError
+from deploy_kit.parity.inputs import InputType
 from deploy_kit.pt2 import RefusedError, load_program
-from deploy_kit.sources import artifact_name, hash_state, parse_shapes
-from tests.support import TINY, TINY_SIZE, Tiny, TwoInputs, random, tiny
+from deploy_kit.sources import artifact_name, hash_state, parse_inputs, parse_shapes
+from tests.support import TINY, TINY_SIZE, TOKENS, TOKENS_SIZE, Tiny, Tokens, TwoInputs, random, tiny
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -64,6 +65,8 @@ def test_a_reference_model_has_its_published_size_and_its_seeded_weights() -> No
         ({"source": "edgevit_xxs", "input_size": "0x64"}, "is not a shape"),
         ({"source": "edgevit_xxs", "input_size": "224,224"}, "takes one image"),
         ({"source": "edgevit_xxs", "input_size": "big"}, "is not a shape"),
+        ({"source": "edgevit_xxs", "input_size": "1x3x224x224:int64"}, "'1x3x224x224:int64' has a type"),
+        ({"source": "flatformer", "input_size": "288:int64"}, "'288:int64' has a type"),
         ({"source": "edgevit_xxs", "activation": "gelo"}, "no activation called 'gelo'"),
         ({"source": "edgevit_xxs", "num_classes": 0}, "at least one class"),
         ({"source": "edgevit_xxs", "num_classes": 10**12}, "too large for this machine's memory"),
@@ -186,10 +189,79 @@ def test_shapes_are_parsed(text: str | int | tuple[int, ...], shapes: list[tuple
     assert parse_shapes(text) == shapes
 
 
-@pytest.mark.parametrize("text", ["", "x", "1x", "1x-3", "1,,2", "3.5", "1x0x2", "\u0661x\u0662"])
+@pytest.mark.parametrize("text", ["", "x", "1x", "1x-3", "1,,2", "3.5", "1x0x2", "1x00", "\u0661x\u0662"])
 def test_what_is_no_shape_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a shape"):
         parse_shapes(text)
+
+
+def test_inputs_have_types_and_bounds() -> None:
+    assert parse_inputs("1x3x64x96, 1x12:int64:100,2:int32, 1x4:float32") == [
+        ((1, 3, 64, 96), InputType()),
+        ((1, 12), InputType(dtype="int64", bound=100)),
+        ((2,), InputType(dtype="int32")),
+        ((1, 4), InputType()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        ("1x12:int16", "an input of the type 'int16'", "1x12:int64:100"),
+        ("1x12:", "an input of the type ''", "1x12:int64:100"),
+        ("1x12:Int64:5", "an input of the type 'Int64'", "1x12:int64:100"),
+        ("1x12:float32:5", "only integers have a bound", "1x12:float32"),
+        ("1x12:int64:", "'' is no bound of int64", "1x12:int64:100"),
+        ("1x12:int64:0", "'0' is no bound of int64", "1x12:int64:100"),
+        ("1x12:int64:-1", "'-1' is no bound of int64", "1x12:int64:100"),
+        ("1x12:int64:many", "'many' is no bound of int64", "1x12:int64:100"),
+        ("1x12:int64:5:6", "'5:6' is no bound of int64", "1x12:int64:100"),
+        (f"1x12:int32:{2**31}", "is no bound of int32", "1 to 2147483647"),
+        ("1x12:int64:" + "9" * 20, "is no bound of int64", "1 to 9223372036854775807"),
+        ("big:int64", "'big' is not a shape", "1x3x224x224"),
+    ],
+)
+def test_what_is_no_type_or_bound_is_refused(text: str, message: str, fix: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(TOKENS, input_size=text)
+    assert fix in caught.value.fix
+
+
+def test_a_model_of_your_own_may_take_integers() -> None:
+    loaded = load_model(TOKENS, input_size=TOKENS_SIZE)
+    assert loaded.input_shapes == [(1, 12)]
+    assert loaded.record.input_types == [InputType(dtype="int64", bound=50)]
+    assert loaded.preprocessing is None
+    assert loaded.capture().example_inputs[0].dtype == torch.int64
+    assert loaded.capture(dynamic_batch=True).module(torch.tensor([[49] * 12] * 3)).shape == (3, 10)
+    assert loaded.record.input_size == TOKENS_SIZE
+    assert load_model(TOKENS, input_size=loaded.record.input_size).record == loaded.record
+
+
+def test_integers_and_floats_are_drawn_as_each_input_says() -> None:
+    loaded = load_model(random(Looks()), input_size="4x6,5:int32:4")
+    assert loaded.draw is not None
+    floats, rows = loaded.draw(0)
+    assert (floats.dtype, rows.dtype, rows.max()) == (torch.float32, torch.int32, 3)
+    assert loaded.record.input_size == "4x6,5:int32:4"
+    assert load_model(random(TwoInputs()), input_size="1x6:float32,1x5").record.input_types == []
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [("1x12:int64", "1x12:int64 with values of 0 to 9"), ("1x12:int64:5", "values of 0 to 4")]
+)
+def test_a_value_that_a_model_does_not_take_is_answered_with_the_bound(size: str, said: str) -> None:
+    model = Tokens()
+    model.words = nn.Embedding(4, 16)
+    with pytest.raises(UserError, match=f"does not run on an input of .*{said}: IndexError") as caught:
+        load_model(model, input_size=size)
+    assert "1x12:int64:100" in caught.value.fix
+
+
+def test_floats_for_a_model_that_takes_integers_are_answered_with_the_type() -> None:
+    with pytest.raises(UserError, match="does not run on an input of 1x12: RuntimeError") as caught:
+        load_model(TOKENS, input_size="1x12")
+    assert "1x12:int64:100" in caught.value.fix
 
 
 def test_timm_that_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ What was damaged is not there. Nothing here needs a lock file: a folder can be l
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy_kit.cells.result import CellResult
+from deploy_kit.disk import locked
 from deploy_kit.errors import DeployKitError
 from deploy_kit.outcome import Outcome
 
@@ -87,7 +87,7 @@ class Cache:
         """A folder to work in, on the same disk; it goes with all that is in it, now or, of a killed run, later."""
         with _explained(self.folder):
             work = Path(tempfile.mkdtemp(dir=self.folder / WORK))
-        with locked(work, fcntl.LOCK_EX):
+        with locked(work):
             try:
                 yield work
             finally:
@@ -145,7 +145,7 @@ class Cache:
     def _find(self, key: str) -> tuple[_Entry, Path] | None:
         """The newest whole entry with a key, and where it is; damaged ones go."""
         for place in self._places(key):
-            with locked(place, fcntl.LOCK_SH) as lock:
+            with locked(place, shared=True) as lock:
                 entry = _read(place, key) if lock else None
                 if entry is not None:
                     _touch(place)
@@ -164,7 +164,7 @@ class Cache:
     def _is_held(self, place: Path) -> bool:
         for work in _listed(self.folder / WORK):
             if (work / f"{HELD}{place.name}").exists():
-                with locked(work, fcntl.LOCK_EX) as free:
+                with locked(work) as free:
                     if not free:
                         return True
         return False
@@ -196,7 +196,7 @@ class Cache:
         """Remove an entry that nobody uses; whether it is gone."""
         if self._is_held(place):  # known without a lock, with which others would not find it
             return False
-        with locked(place, fcntl.LOCK_EX) as lock:
+        with locked(place) as lock:
             if not lock or self._is_held(place):
                 return False
             trash = self.folder / WORK / f"{place.name}.old"
@@ -214,28 +214,9 @@ class Cache:
         for work in _listed(self.folder / WORK):
             if time.time() - _last_use(work) < NEW_S:
                 continue
-            with locked(work, fcntl.LOCK_EX) as lock:
+            with locked(work) as lock:
                 if lock:
                     shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def locked(folder: Path, kind: int) -> Iterator[bool]:
-    """Lock a folder, shared with others or for oneself alone; False where it cannot be, as others have locked it."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            same = os.path.samestat(os.fstat(handle), folder.stat())
-        except OSError:  # it is locked, or was removed before it was
-            same = False
-        yield same
-    finally:
-        os.close(handle)
 
 
 def _read(place: Path, key: str) -> _Entry | None:

@@ -6,7 +6,6 @@ them where that is the user's own, are kept in a folder by their content; a base
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -27,11 +26,12 @@ from deploy_kit.benchmarks.runners.program import Program
 from deploy_kit.benchmarks.summary import summarise
 from deploy_kit.cells.recipe import Latency
 from deploy_kit.check.baseline import UPDATE, Baseline, Known, artifact_sha256
-from deploy_kit.check.cache import locked, size_of
+from deploy_kit.check.cache import size_of
 from deploy_kit.check.compare import ACCEPT
 from deploy_kit.check.findings import Checked, Finding, Kind, Level
 from deploy_kit.devices.base import Device
 from deploy_kit.devices.registry import get_device
+from deploy_kit.disk import locked
 from deploy_kit.errors import DeployKitError, UserError
 from deploy_kit.manifest import MANIFEST, read_manifest
 
@@ -154,7 +154,7 @@ class BaselineFiles:
         if place is None:
             return None
         with ExitStack() as stack:
-            if not stack.enter_context(locked(place, fcntl.LOCK_SH)):
+            if not stack.enter_context(locked(place, shared=True)):
                 return None
             if self._held is not None:
                 self._held.push(stack.pop_all())
@@ -209,7 +209,7 @@ def _last_use(place: Path) -> float:
 
 def _removed(place: Path) -> bool:
     """Remove what nobody has in `BaselineFiles.holding`; whether it is gone."""
-    with locked(place, fcntl.LOCK_EX) as lock:
+    with locked(place) as lock:
         if lock:
             shutil.rmtree(place, ignore_errors=True)
     return not place.exists()

@@ -41,7 +41,8 @@ def command(
         list[str] | None, typer.Option("--precision", help="fp32, fp16 or int8, instead; may be given again.")
     ] = None,
     input_size: Annotated[
-        str | None, typer.Option(help="Of all models: 224, 224x288 or 1x3x224x224; commas between several inputs.")
+        str | None,
+        typer.Option(help="Of all models: 224, 224x288, 1x3x224x224 or 1x12:int64:100; commas between several inputs."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Seconds until a cell is ended as too slow.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Cells at a time.")] = None,

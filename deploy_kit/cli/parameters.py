@@ -25,7 +25,12 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="A checkpoint (.pth, .pt, .safetensors or .npz), or timm for the weights that timm fetches."),
 ]
-InputSize = Annotated[str | None, typer.Option(help="224, 224x288 or 1x3x224x224; commas between several inputs.")]
+InputSize = Annotated[
+    str | None,
+    typer.Option(
+        help="224, 224x288 or 1x3x224x224; of integers from 0 to 99, 1x12:int64:100; commas between several inputs."
+    ),
+]
 Activation = Annotated[str | None, typer.Option(help="gelu, gelu_tanh, hardswish, relu or silu, of a reference model.")]
 Classes = Annotated[int | None, typer.Option(help="Number of classes; none is the published number.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random weights that a model has without --weights.")]

@@ -1,4 +1,4 @@
-"""What an artifact is asked to compute in its proof: seeded noise and real photographs."""
+"""What an artifact is asked to compute in its proof: seeded noise or integers, and real photographs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from deploy_kit.preprocessing import Preprocessing
@@ -15,7 +16,28 @@ Draw = Callable[[int], tuple[Tensor, ...]]
 """Makes a model's inputs from a seed, where noise of their shapes would not do."""
 
 Kind = Literal["noise", "photograph", "seeded"]
-"""What a case is: the last are inputs that the model makes itself."""
+"""What a case is: the last are inputs that the model makes itself, or integers that it takes."""
+
+SMALL = 10
+"""Integers are drawn from below this where nobody says which a model takes."""
+
+
+class InputType(BaseModel):
+    """What an input holds: normal numbers, or integers from 0 to below ``bound`` (None: `SMALL`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Literal["float32", "int32", "int64"] = "float32"
+    bound: int | None = None
+
+    @property
+    def largest(self) -> int:
+        """The largest integer that is drawn."""
+        return (self.bound or SMALL) - 1
+
+    def __str__(self) -> str:
+        bound = "" if self.bound is None else f":{self.bound}"
+        return f"{self.dtype}{bound}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,11 @@ def make_cases(
         own: makes the model's inputs, which are then the only cases.
     """
     if own is not None:
-        return [Case(f"seeded inputs {seed}", "seeded", own(seed)) for seed in range(4)]
+        seeded = [Case(f"seeded inputs {seed}", "seeded", own(seed)) for seed in range(4)]
+        if dynamic_batch:
+            three = tuple(torch.cat(rows)[:3] for rows in zip(*(own(seed) for seed in (4, 5, 6))))
+            seeded.append(Case("seeded inputs, batch of 3", "seeded", three))
+        return seeded
     draw = pixels if preprocessing is not None and preprocessing.embedded else noise
     cases = [
         Case("noise", "noise", draw(shapes, seed=0)),
@@ -70,6 +96,25 @@ def pixels(shapes: list[tuple[int, ...]], *, seed: int, scale: float = 1.0) -> t
     return tuple(
         ((torch.rand(shape, generator=generator) - 0.5) * scale * 256 + 128).floor().to(torch.uint8) for shape in shapes
     )
+
+
+def typed(shapes: list[tuple[int, ...]], types: list[InputType], seed: int) -> tuple[Tensor, ...]:
+    """Seeded inputs of the given shapes and types: normal noise, and integers of all that an input may hold.
+
+    The last integer of an input is the largest less the seed, so that small inputs differ from seed to seed as well,
+    and those of seed 0 tell whether the bound is right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for shape, kind in zip(shapes, types):
+        if kind.dtype == "float32":
+            inputs.append(torch.randn(shape, generator=generator))
+            continue
+        count = kind.largest + 1
+        integers = torch.randint(count, shape, generator=generator, dtype=getattr(torch, kind.dtype))
+        integers.view(-1)[-1] = kind.largest - seed % count
+        inputs.append(integers)
+    return tuple(inputs)
 
 
 def photographs(preprocessing: Preprocessing) -> list[tuple[str, Tensor]]:

@@ -39,10 +39,9 @@ def of_manifest(manifest: Manifest, folder: Path, known: Collection[str] | None 
         return [Step(what="Export and prove it", command="", note=MEMORY)]
     named = model.weights.kind in ("random", "checkpoint", "timm") and not re.search("[:/]", model.source)
     weights = {"checkpoint": model.weights.path, "timm": "timm" if model.weights.path else None}
-    shape = ",".join("x".join(map(str, sizes)) for sizes in model.input_shapes)
     flags = {
         "weights": weights.get(model.weights.kind),
-        "input_size": None if model.source.endswith(".pt2") else shape,
+        "input_size": None if model.source.endswith(".pt2") else model.input_size,
         "activation": model.activation if named else None,
         "num_classes": model.num_classes,
         "seed": model.weights.seed or None,

@@ -14,7 +14,7 @@ from deploy_kit.cells.run import run_cell
 from deploy_kit.exporters import get_exporter
 from deploy_kit.outcome import Outcome
 from deploy_kit.stages import Stages
-from tests.support import TINY, TINY_SIZE, load_tiny
+from tests.support import TINY, TINY_SIZE, TOKENS, TOKENS_SIZE, load_tiny
 
 TINY_CELL = CellSpec(model=TINY, target="onnx", precision="fp32", of_model=ModelOptions(input_size=TINY_SIZE))
 
@@ -40,6 +40,15 @@ def test_a_cell_is_exported_proven_and_asked(tmp_path: Path) -> None:
     assert "prove" in result.stages
 
 
+def test_a_cell_may_take_integers(tmp_path: Path) -> None:
+    cell = TINY_CELL.model_copy(update={"model": TOKENS, "of_model": ModelOptions(input_size=TOKENS_SIZE)})
+    result = run_cell(cell, tmp_path / "cell", limit=300)
+    assert (result.outcome, result.reason) == (Outcome.OK, None)
+    assert open_artifact(tmp_path / "cell").manifest.model.input_size == TOKENS_SIZE
+    small = cell.model_copy(update={"of_model": ModelOptions(input_size="1x12:int64:51")})
+    assert "values of 0 to 50: IndexError" in (run_cell(small, tmp_path / "small", limit=300).reason or "")
+
+
 def test_a_failure_is_a_result_and_leaves_no_folder(tmp_path: Path) -> None:
     cell = TINY_CELL.model_copy(update={"model": "tests.support:no_such_model"})
     result = run_cell(cell, tmp_path / "cell", limit=300)
@@ -52,9 +61,9 @@ def test_a_failure_is_a_result_and_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "limit", "outcome", "reason"),
     [
-        ("import os; os.abort()", 60, Outcome.CRASHED, "SIGABRT"),
-        ("raise MemoryError('no more')", 60, Outcome.CRASHED, "MemoryError: no more"),
-        ("import time; time.sleep(60)", 1, Outcome.TOO_SLOW, "not done after 1 s"),
+        ("import os; os.abort()", 300, Outcome.CRASHED, "SIGABRT"),
+        ("raise MemoryError('no more')", 300, Outcome.CRASHED, "MemoryError: no more"),
+        ("import time; time.sleep(600)", 1, Outcome.TOO_SLOW, "not done after 1 s"),
     ],
 )
 def test_what_crashes_or_hangs_is_a_result(
@@ -71,14 +80,18 @@ def test_what_crashes_or_hangs_is_a_result(
 def test_temporary_files_go_where_the_caller_can_sweep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "WORKER", ("-c", "import sys, tempfile; sys.exit(tempfile.gettempdir() + sys.argv[1])"))
     (tmp_path / "work").mkdir()
-    result = run_cell(TINY_CELL, tmp_path / "cell", limit=60, scratch=tmp_path / "work")
+    result = run_cell(TINY_CELL, tmp_path / "cell", limit=300, scratch=tmp_path / "work")
     assert (result.reason or "").count(f"{tmp_path}/work/") == 2  # its own, and those of its job
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_a_cell_ends_itself_at_its_limit(tmp_path: Path) -> None:
-    result = run_cell(TINY_CELL, tmp_path / "cell", limit=1)
+def test_a_cell_ends_itself_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hangs.py").write_text("import time\n\ndef build():\n    time.sleep(600)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "GRACE", 300)
+    result = run_cell(TINY_CELL.model_copy(update={"model": "hangs:build"}), tmp_path / "cell", limit=1)
     assert (result.outcome, result.reason) == (Outcome.TOO_SLOW, "not done after 1 s")
+    assert result.toolchain  # which the cell itself says
     assert not (tmp_path / "cell").exists()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -231,9 +232,8 @@ def test_progress_has_counts_times_and_what_is_left(recipe: Recipe, settings: Se
     said: list[str] = []
     check(recipe, None, settings, said.append)
     assert said[0] == "0 of 2 cells are unchanged"
-    assert said[1].startswith(f"[1/2] {A}: ok, 3.0 s; about 0 s left")
-    assert said[2].startswith(f"[2/2] {B}: ok, 3.0 s")
-    assert "left" not in said[2]
+    assert re.fullmatch(rf"\[1/2\] {re.escape(A)}: ok, 3\.0 s; about \d+ s left", said[1])
+    assert said[2] == f"[2/2] {B}: ok, 3.0 s"
 
 
 def test_a_recipe_decides_how_cells_are_run(recipe: Recipe, settings: Settings, exports: Exports) -> None:
@@ -279,7 +279,7 @@ def test_ctrl_c_ends_what_is_at_work(
     def make(cell: CellSpec) -> CellResult:
         if cell.id == A:
             return working(cell)
-        assert asked.wait(30)
+        assert asked.wait(300)
         return working(cell)
 
     exports.make = make

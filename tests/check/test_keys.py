@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -290,15 +291,29 @@ def test_timm_counts_for_its_models_and_weights(tmp_path: Path, monkeypatch: pyt
     assert changed(recipe, upgraded) == {"timm/resnet18/onnx", "levit_128/onnx"}
 
 
-def test_many_keys_take_a_moment(tmp_path: Path) -> None:
+def test_many_keys_look_at_each_file_and_module_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = [f"{family}" for family in ("levit_128s", "edgevit_xxs", "mobilenetv2_100", "swin_tiny", "vit_tiny")]
     targets = ["torchscript-lite", "onnx", "executorch", "coreml", "openvino"]
     recipe = make_recipe({"models": [*models, *(f"{name}:x" for name in "abcdefghij")], "targets": targets}, tmp_path)
     cells = recipe.cells()
-    start = time.process_time()
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(what: Any, *more: Any) -> Any:
+            seen[name, str(what)] += 1
+            return real(what, *more)
+
+        monkeypatch.setattr(owner, name, call)
+
     made = Keys(recipe)
+    counted(keys, "_content")
+    counted(keys, "_find")
+    counted(Path, "read_bytes")
     assert len({made.of(cell) for cell in cells}) == len(cells) == 75
-    assert time.process_time() - start < 2
+    assert {name for name, _ in seen} == {"_content", "_find", "read_bytes"}
+    assert [what for what, count in seen.items() if count > 1] == []
 
 
 def test_two_threads_never_parse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from deploy_kit.errors import ExportError
 from deploy_kit.parity.compare import measure_floors
-from deploy_kit.parity.inputs import make_cases, noise, photographs
+from deploy_kit.parity.inputs import InputType, make_cases, noise, photographs, typed
 from deploy_kit.parity.proof import Proof, judge
 from deploy_kit.parity.reference import Reference, compute_references, in_float64, run_module
 from deploy_kit.preprocessing import Preprocessing
@@ -247,3 +247,22 @@ def test_a_model_that_makes_its_own_inputs_is_proven_on_them_alone_and_has_no_cl
     assert (proof.passed, proof.top1_agreement) == (True, None)
     swapped = [[reference.eager[0].flip(0)] for reference in references]
     assert not judge(cases, references, swapped, "a runtime").passed
+
+
+def test_integers_stay_within_their_bound_and_differ_from_case_to_case() -> None:
+    def own(seed: int) -> tuple[Tensor, ...]:
+        return typed([(2, 3), (2, 400), (2,)], [InputType(), word, mask], seed)
+
+    word, mask = InputType(dtype="int64"), InputType(dtype="int32", bound=4)
+    state = torch.random.get_rng_state()
+    cases = make_cases([(2, 3), (2, 400), (2,)], None, own=own, dynamic_batch=True)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert [case.name for case in cases[3:]] == ["seeded inputs 3", "seeded inputs, batch of 3"]
+    assert [[x.dtype for x in case.inputs] for case in cases] == [[torch.float32, torch.int64, torch.int32]] * 5
+    assert [tuple(x.shape) for x in cases[4].inputs] == [(3, 3), (3, 400), (3,)]
+    assert set(torch.cat([case.inputs[1] for case in cases]).flatten().tolist()) == set(range(10))
+    assert set(torch.cat([case.inputs[2] for case in cases]).flatten().tolist()) == set(range(4))
+    assert cases[0].inputs[2].max() == 3, "the largest is met by the first"
+    for index in range(3):
+        assert len({tuple(case.inputs[index].flatten().tolist()) for case in cases}) == 5
+    assert all(torch.equal(x, y) for x, y in zip(own(1), cases[1].inputs))
