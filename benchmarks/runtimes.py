@@ -37,16 +37,29 @@ def time_files(
     Raises:
         WorkerError: the runtime failed.
     """
-    save, work = TIMED[target]
-    protocol = {"do": "bench", "threads": 1, "warmup": 5, "iterations": iterations, "inputs": str(save(inputs, folder))}
-    rounds = []
-    for turn in range(processes):
-        paths = {name: str(files[name]) for name in rotated(list(files), turn)}
-        rounds.append(work({**protocol, **job, "files": paths})["seconds"])
-    return rounds
+    given = save_for(target, inputs, folder)
+    turns = [{name: files[name] for name in rotated(list(files), turn)} for turn in range(processes)]
+    return [time_once(target, turn, given, iterations=iterations, **job)["seconds"] for turn in turns]
 
 
 Job = dict[str, Any]
+
+
+def save_for(target: str, inputs: tuple[Tensor, ...], folder: Path) -> Path:
+    """The file in ``folder`` that a runtime reads the inputs from, written."""
+    save, _ = TIMED[target]
+    return save(inputs, folder)
+
+
+def time_once(target: str, files: Mapping[str, Path], inputs: Path, *, iterations: int, **job: Any) -> Job:
+    """What the runtime's ``bench`` job says of one process that times all files, in their order.
+
+    ``seconds`` are of every inference by contestant, and ``window`` is when the first began and the last ended, by this
+    machine's ``time.perf_counter``. The arguments are those of `time_files`, ``inputs`` what `save_for` wrote.
+    """
+    _, work = TIMED[target]
+    protocol = {"do": "bench", "threads": 1, "warmup": 5, "iterations": iterations, "inputs": str(inputs)}
+    return work({**protocol, **job, "files": {name: str(file) for name, file in files.items()}})
 
 
 def _tensors(inputs: tuple[Tensor, ...], folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
@@ -30,7 +32,8 @@ from deploy_kit.errors import DeployKitError, ExportError, UserError
 from deploy_kit.exporters import get_exporter
 from deploy_kit.exporters.base import Exporter, Options
 from deploy_kit.fusion import Policy
-from deploy_kit.manifest import MANIFEST, Manifest, RatioRecord, TrialRecord, TuningRecord
+from deploy_kit.graph import Graph
+from deploy_kit.manifest import MANIFEST, UNTRIED, Manifest, RatioRecord, TrialRecord, TuningRecord
 from deploy_kit.outcome import Outcome
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
@@ -39,6 +42,12 @@ WARMUP, ITERATIONS, ROUNDS, MOST_ROUNDS = 5, 15, 3, 7
 """Of a race: inferences in a process, and how many processes decide it: more where the first ones disagree."""
 
 GOOD = (Outcome.OK, Outcome.OK_UNDELEGATED)
+
+UNCHANGED = "changes nothing here"
+"""The result of a change that leaves the form as it is."""
+
+HOPED = 1.02
+"""How many times faster turning a pass over has made some model, for it to be tried before the target's options."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,11 @@ class Built:
         """What is timed."""
         return Artifact(self.folder, self.manifest)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """What tells its files from another form's."""
+        return {file.path: file.sha256 for file in self.manifest.files}
+
 
 @explained()
 def tune(
@@ -123,6 +137,8 @@ def tune(
         ExportError: the target's own form cannot be exported, or is not proven.
         UserError: what was asked for cannot be, or the device cannot time the target's files.
     """
+    if not is_budget(budget):
+        raise UserError(f"a budget of {budget:g} s is no time to search in", fix="pass seconds, such as budget=120")
     stages = stages or Stages()
     exporter, timer = get_exporter(target), get_timer(device)
     timer.require(target)
@@ -145,6 +161,11 @@ def tune(
     if record.complete:
         notes.forget()
     return Artifact(folder, manifest)
+
+
+def is_budget(seconds: float) -> bool:
+    """Whether something can be tried in so many seconds, and they end."""
+    return math.isfinite(seconds) and seconds > 0
 
 
 class Notes:
@@ -199,11 +220,14 @@ class Search:
         stages: Stages,
         notes: Notes,
     ) -> None:
-        self.loaded, self.exporter, self.options = loaded, exporter, options
+        chosen = parse_options(exporter, options)
+        self.dynamic = exporter.dynamic_batch(chosen)
+        self.loaded = loaded if self.dynamic else replace(loaded, graph=loaded.capture())  # captured once for all forms
+        self.exporter, self.options = exporter, options
         self.timer, self.scratch, self.stages, self.notes = timer, scratch, stages, notes
         self.codes: dict[Form, str] = {}
-        self.inputs = tuple(loaded.capture().example_inputs)
-        self.expected = expect(loaded, exporter, parse_options(exporter, options), stages)
+        self.inputs = tuple(self.loaded.capture().example_inputs)
+        self.expected = expect(loaded, exporter, chosen, stages)
 
     def run(self, budget: float) -> tuple[Built, TuningRecord]:
         """Try one change after the other until all are tried or the budget is spent."""
@@ -234,7 +258,6 @@ class Search:
             trials.append(trial)
             if built is not None:
                 best = built
-        complete = all(trial.result != "not tried" for trial in trials)
         taken = [trial.change for trial in trials if trial.taken]
         faster = _record(self._race(base, best)) if taken else None
         if faster is not None and faster.lowest < 1:  # the gains of the single changes did not add up
@@ -252,7 +275,7 @@ class Search:
             noise=noise,
             conditions=self.timer.conditions,
             trials=trials,
-            complete=complete,
+            complete=all(trial.result != UNTRIED for trial in trials),
             taken=taken,
             faster=faster,
         )
@@ -267,15 +290,20 @@ class Search:
         return Built(form, folder, manifest)
 
     def _changes(self) -> Iterator[Change]:
-        """Every change of the target's own form: those that were measured to gain most elsewhere come first."""
+        """Every change of the target's own form: passes that gained elsewhere, its options, and the other passes."""
         options = parse_options(self.exporter, self.options)
         policy = self.exporter.policy(options)
         on = set(policy.names)
-        for name in sorted(policy.optional, key=lambda name: _promise(policy, name), reverse=True):
-            yield Change(name, f"{'without' if name in on else 'with'} {name}")
+        promises = {name: _promise(policy, name) for name in policy.optional}
+        passes = [
+            Change(name, f"{'without' if name in on else 'with'} {name}")
+            for name in sorted(promises, key=lambda name: promises[name], reverse=True)
+        ]
+        yield from (change for change in passes if promises[change.name] >= HOPED)
         for name, values in self.exporter.alternatives(options).items():
             for value in values:
-                yield Change(name, f"{name} = {value}", option=value)
+                yield Change(name, f"{name} = {_text(value)}", option=value)
+        yield from (change for change in passes if promises[change.name] < HOPED)
 
     def _again(self, trial: TrialRecord, change: Change, best: Built) -> tuple[TrialRecord, Built | None]:
         """What an earlier search found; where it had taken the change, with its files made and proven again."""
@@ -303,10 +331,13 @@ class Search:
             trial = TrialRecord(change=change.description, over=over, result="", taken=False)
             form = best.form.changed(change)
             if change.option is None and self._is_same(best.form, form):
-                return trial.model_copy(update={"result": "changes nothing here"}), None
+                return trial.model_copy(update={"result": UNCHANGED}), None
             built, problem = self._proven(form)
             if built is None:
                 return trial.model_copy(update={"result": problem}), None
+            if built.files == best.files:
+                shutil.rmtree(built.folder)
+                return trial.model_copy(update={"result": UNCHANGED}), None
             try:
                 ratio = self._race(best, built)
             except DeployKitError as error:
@@ -373,9 +404,10 @@ class Search:
         return max(known.faster.highest, 1 / known.faster.lowest)
 
     def _fingerprint(self, manifest: Manifest) -> str:
-        """What a search depends on: the model, its weights, the options, the policy, the versions and the device."""
+        """What a search depends on: the model, its graph, the options, the policy, the versions and the device."""
         depends = {
             "model": manifest.model.model_dump(mode="json"),
+            "graph": _hash_graph(self.loaded.capture(dynamic_batch=self.dynamic)),
             "target": manifest.target,
             "options": manifest.options,
             "passes": manifest.fusion.passes,
@@ -394,8 +426,24 @@ def _promise(policy: Policy, name: str) -> float:
     return max(gains, default=0.0 if choice.on else 1.0)
 
 
+def _hash_graph(graph: Graph) -> str:
+    """The sha256 of a graph's code and constants: a model's code may change while its name and weights do not."""
+    digest = hashlib.sha256(graph.module.code.encode())
+    for node in graph.nodes:
+        value = graph.constant(node)
+        if value is not None:
+            digest.update(f"{node.target} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text(value: object) -> str:
+    """An option's value in words."""
+    return ", ".join(map(str, value)) or "nothing" if isinstance(value, tuple) else str(value)
+
+
 def _untried(change: Change, over: list[str]) -> TrialRecord:
-    return TrialRecord(change=change.description, over=over, result="not tried", taken=False)
+    return TrialRecord(change=change.description, over=over, result=UNTRIED, taken=False)
 
 
 def _record(ratio: Ratio) -> RatioRecord:

@@ -8,10 +8,13 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
+from pydantic import ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from deploy_kit.errors import ExportError, MissingDependencyError
@@ -46,6 +49,13 @@ NOT_LOADED = "the file cannot be loaded"
 HEAVY = ("convolution", "linear", "addmm", "mm", "bmm", "baddbmm")
 """Operators that take nearly all of a model's time, and hundreds of times more of it without a delegate."""
 
+Kind = Literal["gelu", "softmax"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of operators that ExecuTorch's own kernels may be better at than a delegate is, as vectorised loops."""
+
+OPERATORS = {"gelu": "gelu", "softmax": "_softmax"}
+"""Their operators, as placements name them."""
+
 RUNS_HERE = {"xnnpack": "XNNPACK", "portable": "portable kernels"}
 """The delegates that ExecuTorch's Python package can run, as proofs name them."""
 
@@ -54,11 +64,22 @@ SCHEME = Scheme()
 
 
 class ExecuTorchOptions(PrecisionOptions):
-    """Who computes; ``strict`` refuses heavy operators outside of the delegate; ``bundle_io`` adds a test case."""
+    """Who computes; ``strict`` refuses heavy operators outside of the delegate; ``bundle_io`` adds a test case.
+
+    What is in ``keep_out`` is not given to XNNPACK, and left to ExecuTorch's own kernels.
+    """
 
     delegate: Literal["xnnpack", "coreml", "vulkan", "portable"] = "xnnpack"
     strict: bool = False
     bundle_io: bool = False
+    keep_out: tuple[Kind, ...] = ()
+
+    @field_validator("keep_out")
+    @classmethod
+    def _is_of_xnnpack(cls, kinds: tuple[Kind, ...], given: ValidationInfo) -> tuple[Kind, ...]:
+        if kinds and given.data.get("delegate", "xnnpack") != "xnnpack":
+            raise PydanticCustomError("delegate", "operators are kept out only of --delegate xnnpack: leave it out")
+        return tuple(kind for kind in KINDS if kind in kinds)
 
 
 class Executorch(Exporter):
@@ -74,6 +95,12 @@ class Executorch(Exporter):
 
     def policy(self, options: ExecuTorchOptions) -> Policy:
         return packaged_policy("executorch.cpu" if options.delegate == "xnnpack" else "executorch.npu")
+
+    def alternatives(self, options: ExecuTorchOptions) -> dict[str, list[Any]]:
+        if options.delegate != "xnnpack":
+            return {}
+        choices = [kinds for size in range(len(KINDS) + 1) for kinds in combinations(KINDS, size)]
+        return {"keep_out": [kinds for kinds in choices if kinds != options.keep_out]}
 
     def lower(self, graph: Graph, options: ExecuTorchOptions) -> Lowered:
         return lower(graph, options.precision, SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
@@ -91,6 +118,7 @@ class Executorch(Exporter):
                 "quick": True,
                 "source": str(source),
                 "delegate": options.delegate,
+                "keep_out": [OPERATORS[kind] for kind in options.keep_out],
                 "target": str(folder / FILE),
                 "cases": str(cases),
                 "bundle": str(folder / BUNDLE) if options.bundle_io else None,
@@ -190,6 +218,10 @@ def notes_on(placement: dict[str, Any], options: ExecuTorchOptions) -> list[str]
                 problem, fix="choose another delegate, or leave out --strict to accept it", outcome=Outcome.LOWER_FAILED
             )
         notes.append(f"WARNING: {problem}")
+    called = {**placement.get("delegated", {}), **placement["undelegated"]}
+    missing = [kind for kind in options.keep_out if OPERATORS[kind] not in called]
+    if missing:
+        notes.append(f"nothing to keep out: the fused model has no {' and no '.join(missing)}")
     if options.delegate not in RUNS_HERE:
         notes.append(f"emitted only: the {options.delegate} delegate does not run here; nothing has checked the file")
     return notes

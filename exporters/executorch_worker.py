@@ -28,7 +28,7 @@ def lower(job: dict[str, Any]) -> dict[str, Any]:
     if job["quick"]:
         _make_quick()
     program = torch.export.load(job["source"])
-    edge = to_edge_transform_and_lower(program, partitioner=_partitioners(job["delegate"], program))
+    edge = to_edge_transform_and_lower(program, partitioner=_partitioners(job, program))
     placement = _placement(edge.exported_program().graph_module)
     manager = edge.to_executorch()
     with Path(job["target"]).open("wb") as file:
@@ -52,11 +52,14 @@ def _make_quick() -> None:
     gc.disable()
 
 
-def _partitioners(delegate: str, program: torch.export.ExportedProgram) -> list[Any]:
+def _partitioners(job: dict[str, Any], program: torch.export.ExportedProgram) -> list[Any]:
+    delegate = job["delegate"]
     if delegate == "xnnpack":
+        from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-        return [XnnpackPartitioner()]
+        out = {f"{name}.default" for name in job.get("keep_out", [])}
+        return [XnnpackPartitioner([config for config in ALL_PARTITIONER_CONFIGS if config.target_name not in out])]
     if delegate == "coreml":
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
@@ -150,12 +153,14 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
     inputs = torch.load(job["inputs"], weights_only=True)[0]
     samples: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(job["warmup"] + job["iterations"]):
+        if turn == job["warmup"]:
+            begun = time.perf_counter()
         for name, program in programs.items():
             start = time.perf_counter()
             program(inputs)
             if turn >= job["warmup"]:
                 samples[name].append(time.perf_counter() - start)
-    return {"seconds": samples}
+    return {"seconds": samples, "window": [begun, time.perf_counter()]}
 
 
 def _root_cause(error: BaseException) -> str:

@@ -55,12 +55,14 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
         inputs = [given[name] for name in given.files if name.startswith("0:")]
     samples: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(job["warmup"] + job["iterations"]):
+        if turn == job["warmup"]:
+            begun = time.perf_counter()
         for name, model in models.items():
             start = time.perf_counter()
             model(inputs)
             if turn >= job["warmup"]:
                 samples[name].append(time.perf_counter() - start)
-    return {"seconds": samples}
+    return {"seconds": samples, "window": [begun, time.perf_counter()]}
 
 
 def profile(job: dict[str, Any]) -> dict[str, Any]:

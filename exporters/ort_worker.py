@@ -70,17 +70,21 @@ def bench(job: dict[str, Any]) -> dict[str, Any]:
     results = {name: session.run(None, _feed(session, arrays)) for name, session in sessions.items()}
     samples: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(job["warmup"] + job["iterations"]):
+        if turn == job["warmup"]:
+            begun = time.perf_counter()
         for name, session in sessions.items():
             feed = _feed(session, arrays)
             start = time.perf_counter()
             session.run(None, feed)
             if turn >= job["warmup"]:
                 samples[name].append(time.perf_counter() - start)
+    window = [begun, time.perf_counter()]
     first = next(iter(results.values()))
     counted = {"operators": {name: _fused(path) for name, path in job["files"].items()}} if job.get("count") else {}
     return {
         "onnxruntime": onnxruntime.__version__,
         "seconds": samples,
+        "window": window,
         "difference": {name: _difference(first, result) for name, result in results.items()},
         **counted,
     }

@@ -21,7 +21,7 @@ from deploy_kit.cli.console import (
     print_table,
 )
 from deploy_kit.cli.parameters import Activation, Classes, InputSize, Json, Model, Seed, Targets, Weights
-from deploy_kit.cli.tuning import UNTRIED, print_tuning
+from deploy_kit.cli.tuning import print_tuning
 
 if TYPE_CHECKING:
     from deploy_kit.artifact import Artifact
@@ -123,6 +123,10 @@ def command(
     bundle_io: Annotated[
         bool | None, typer.Option("--bundle-io", help="executorch: also write a program bundled with a test case.")
     ] = None,
+    keep_out: Annotated[
+        list[str] | None,
+        typer.Option(help="executorch: leave gelu or softmax to its own kernels, not to XNNPACK's; repeat for both."),
+    ] = None,
     ios: Annotated[int | None, typer.Option(help="coreml: the oldest iOS that loads it, 15 to 18.")] = None,
     compress: Annotated[
         str | None, typer.Option(help="coreml: weights as int8, palette8, palette6 or palette4; from --ios 16 on.")
@@ -157,6 +161,7 @@ def command(
         "delegate": delegate,
         "strict": strict,
         "bundle_io": bundle_io,
+        "keep_out": keep_out or None,
         "ios": ios,
         "compress": compress,
         "compute_capability": compute_capability,
@@ -224,6 +229,7 @@ def command(
 def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_lossy: bool) -> float | None:
     """Seconds to search for the fastest form in; None where there is no search."""
     from deploy_kit.benchmarks.timers import get_timer
+    from deploy_kit.benchmarks.tuning import is_budget
     from deploy_kit.errors import UserError
 
     if not tune:
@@ -233,11 +239,12 @@ def _tuning_budget(tune: bool, budget: str | None, device: str | None, allow_los
         return None
     if allow_lossy:
         raise UserError("--tune compares forms that are proven, and none is lossy", fix="leave out --allow-lossy")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", "120s" if budget is None else budget)
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not is_budget(seconds):
+        raise UserError(f"--tune-budget {budget!r} is no time to search in", fix="write it as 90s, 10m or 1h")
     get_timer(device or LOCAL)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", budget or "120s")
-    if found is None:
-        raise UserError(f"--tune-budget {budget!r} is no time", fix="write it as 90s, 10m or 1h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return seconds
 
 
 def _timed(
@@ -386,10 +393,6 @@ def _report(results: list[ExportResult], loaded: LoadedModel, json: bool) -> Non
     for result in results:
         if result.tuning is not None:
             print_tuning(result.target, result.tuning)
-            untried = sum(trial.result == UNTRIED for trial in result.tuning.trials)
-            if untried:
-                note = f"{untried} changes were not tried; the same command with --force goes on with them"
-                print_note(f"{result.target}: {note}")
     for result in results:
         for note in result.notes:
             print_note(f"{result.target}: {note}")

@@ -131,7 +131,8 @@ def _tuning(tuning: TuningRecord | None) -> str | None:
     if tuning is None:
         return None
     taken = ", ".join(tuning.taken) or "the target's own form was kept"
-    how = f"{len(tuning.trials)} changes tried on {tuning.device} ({tuning.described}), by {tuning.unit}"
+    of = "" if tuning.complete else f" of {len(tuning.trials)}"
+    how = f"{tuning.tried}{of} changes tried on {tuning.device} ({tuning.described}), by {tuning.unit}"
     faster = tuning.faster
     gain = "" if faster is None else f"; {faster.median:.3f} times ({faster.lowest:.3f} to {faster.highest:.3f}) faster"
     disturbed = f"; not good meanwhile: {'; '.join(tuning.conditions)}" if tuning.conditions else ""

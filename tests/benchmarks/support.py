@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ class MemoryOptions(Options):
     """Options of `Memory`."""
 
     slow: bool = False
+    unused: tuple[str, ...] = ()
 
 
 class Memory(Exporter):
@@ -51,8 +53,9 @@ class Memory(Exporter):
 
     def export(self, graph: Graph, folder: Path, options: MemoryOptions, stages: Stages) -> Exported:
         operators = Counter(node.target.__name__ for node in graph.nodes if node.op == "call_function")
-        self.graphs[str(id(graph))] = graph
-        text = json.dumps({"graph": str(id(graph)), "operators": operators, "slow": options.slow})
+        name = _name(graph)
+        self.graphs[name] = graph
+        text = json.dumps({"graph": name, "operators": operators, "slow": options.slow})
         (folder / "model.json").write_text(text)
         return Exported("model.json", dict(operators), {"memory": "1"})
 
@@ -62,6 +65,12 @@ class Memory(Exporter):
             return Ran([[graph.module(*case)] for case in inputs], "memory 1")
 
 
+def _name(graph: Graph) -> str:
+    """What two graphs that compute the same in the same way have in common."""
+    constants = [value.double().sum().item() for node in graph.nodes if (value := graph.constant(node)) is not None]
+    return hashlib.sha256(f"{graph.module.code} {constants}".encode()).hexdigest()
+
+
 class Bench(Timer):
     """A device on which an inference takes as long as its file has operators, and some have a cost of their own."""
 
@@ -69,6 +78,7 @@ class Bench(Timer):
         super().__init__("bench")
         self.costs: dict[str, float] = {}
         self.noise: Callable[[], float] = lambda: 1.0
+        self.disturbed: list[str] = []
         self.races = 0
         self.about = "counts operators"
 
@@ -88,6 +98,7 @@ class Bench(Timer):
         race: Race,
     ) -> Rounds:
         self.races += 1
+        self._note(self.disturbed)
         files = {name: artifact.main_file for name, artifact in artifacts.items()}
         rounds = []
         for _ in range(race.processes):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from deploy_kit.advise import advise
 from deploy_kit.artifact import Artifact
 from deploy_kit.benchmarks import timers
 from deploy_kit.benchmarks.instructions import Instructions
+from deploy_kit.benchmarks.measurement import Clocks
+from deploy_kit.benchmarks.runners import python_runner
 from deploy_kit.benchmarks.runners.program import Program
-from deploy_kit.benchmarks.timers import DeviceTimer, InstructionTimer, LocalTimer, Race, get_timer
-from deploy_kit.devices.base import DeviceError, DeviceState
+from deploy_kit.benchmarks.timers import DeviceTimer, InstructionTimer, LocalTimer, Looks, Race, get_timer
+from deploy_kit.devices.base import DeviceError, DeviceInfo, DeviceState
 from deploy_kit.errors import UserError
 from tests.benchmarks.support import runner_document
+from tests.benchmarks.test_clocks import cpus
 from tests.benchmarks.test_harness import Folder
 from tests.support import load_tiny
 
@@ -40,6 +45,67 @@ def test_this_machine_times_real_files(tiny_onnx: Artifact) -> None:
         rounds = timer.time("onnx", contestants, inputs, Race(processes=2, warmup=1, iterations=3))
     assert [{name: len(times) for name, times in result.items()} for result in rounds] == 2 * [{"a": 3, "b": 3}]
     assert all(seconds > 0 for result in rounds for times in result.values() for seconds in times)
+
+
+class Quiet(Folder):
+    """This machine, in states and with times that are made up: a run has the samples and the clocks of its turn."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, *states: DeviceState) -> None:
+        super().__init__(root, [state for each in states for state in (each, each)])
+        self.samples = [[0.01, 0.0101, 0.0099]] * 2
+        self.looks = [[(0.5, 900), (1.0, 2000), (2.0, 2010), (3.5, 900)]] * 2
+        self.runs = 0
+        monkeypatch.setattr(timers, "time_once", self.time_once)
+        monkeypatch.setattr(timers, "LOOK_EVERY_S", 3600.0)
+        monkeypatch.setattr(timers.Looks, "seen", property(lambda looks: self.seen()))
+
+    def info(self) -> DeviceInfo:
+        return super().info().model_copy(update={"spec": "local"})
+
+    def time_once(self, target: str, files: Mapping[str, Path], *rest: Any, **options: Any) -> dict[str, Any]:
+        self.runs += 1
+        return {"seconds": dict.fromkeys(files, self.samples[self.runs - 1]), "window": [1.0, 3.0]}
+
+    def seen(self) -> list[Clocks]:
+        return [Clocks(at_ns=int(at * 1e9), mhz={0: mhz}) for at, mhz in self.looks[self.runs - 1]]
+
+    def race(self, artifact: Artifact) -> list[str]:
+        """What is said of two runs of two contestants."""
+        with LocalTimer("local", self) as timer:
+            timer.time("onnx", {"a": artifact, "b": artifact}, INPUTS, Race(processes=2, warmup=1, iterations=3))
+        return timer.conditions
+
+
+def test_a_quiet_machine_is_not_complained_of(
+    tmp_path: Path, tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = DeviceState(runnable=1, temperatures_c={"cpu": 40.0}, charging=False)
+    assert Quiet(tmp_path, monkeypatch, idle, idle).race(tiny_onnx) == []
+
+
+def test_what_disturbed_this_machine_is_said_as_bench_says_it(
+    tmp_path: Path, tiny_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Quiet(tmp_path, monkeypatch, DeviceState(runnable=4), DeviceState(runnable=7, charging=True))
+    machine.samples = [[0.01, 0.01, 0.01], [0.01, 0.01, 0.02]]
+    machine.looks[0] = [(1.0, 2000), (2.0, 1500)]
+    assert machine.race(tiny_onnx) == [
+        "clocks moved: core 0 ran at 1500 to 2000 MHz (in 1 of 2 runs)",
+        "background load: 4 threads wanted to run when it began (in 2 of 2 runs)",
+        "charging: the device was on external power (in 1 of 2 runs)",
+        "too noisy: the standard deviation is 43% of the mean (in 1 of 2 runs)",
+    ]
+
+
+def test_the_clocks_are_looked_at_while_a_worker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_runner, "CPUS", str(cpus(tmp_path, {0: "1804800"})))
+    monkeypatch.setattr(timers, "LOOK_EVERY_S", 0.001)
+    with Looks() as looks:
+        while len(looks.seen) < 3:
+            time.sleep(0.001)
+    assert {look.mhz.get(0) for look in looks.seen} == {1804}
+    first, second, *_ = (look.at_ns / 1e9 for look in looks.seen)
+    assert [look.at_ns / 1e9 for look in looks.within((first, second))] == [first, second]
 
 
 class Phone:
@@ -93,7 +159,7 @@ def test_what_was_not_good_on_the_phone_is_kept(
     with DeviceTimer("adb:1234", phone.device) as timer:
         contestant = {"a": phone.contestant(tmp_path / "a", 2)}
         timer.time("onnx", contestant, INPUTS, Race(processes=2, warmup=2, iterations=4))
-    assert timer.conditions == ["charging: the device was on external power"]
+    assert timer.conditions == ["charging: the device was on external power (in 2 of 2 runs)"]
 
 
 def test_a_phone_that_fails_is_left_clean(phone: Phone, tmp_path: Path) -> None:

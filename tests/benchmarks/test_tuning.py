@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import fx
+import torch
+from torch import Tensor, fx, nn
 
+from deploy_kit import sources
 from deploy_kit.api import verify
 from deploy_kit.artifact import open_artifact
 from deploy_kit.benchmarks import tuning
@@ -20,7 +22,10 @@ from deploy_kit.graph import Graph, aten
 from deploy_kit.outcome import Outcome
 from deploy_kit.sources import LoadedModel, load_model
 from tests.benchmarks.support import Bench, Memory, install
-from tests.support import TINY, TINY_SIZE, load_tiny
+from tests.support import TINY, TINY_SIZE, load_tiny, random
+
+LITTLE = 1e-9
+"""Seconds that are over before anything is tried."""
 
 POLICY = Policy(
     (
@@ -108,18 +113,27 @@ def test_a_form_that_is_wrong_is_never_timed(
     assert device.races == 2  # of the file with itself
 
 
-def test_with_no_budget_the_own_form_is_kept_and_nothing_is_tried(
+def test_with_too_little_budget_the_own_form_is_kept_and_nothing_is_tried(
     tiny: LoadedModel, device: Bench, tmp_path: Path
 ) -> None:
-    artifact = run(tiny, tmp_path, budget=0)
+    artifact = run(tiny, tmp_path, budget=LITTLE)
     assert set(results(artifact).values()) == {"not tried"}
     assert not artifact.manifest.tuning.complete
     assert artifact.manifest.fusion.passes == POLICY.names
     assert artifact.manifest.tuning.faster is None
 
 
+@pytest.mark.parametrize("budget", [0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_no_time_is_refused_before_anything_is_done(
+    device: Bench, tmp_path: Path, budget: float
+) -> None:
+    with pytest.raises(UserError, match="no time to search in") as error:
+        tune("there is no such model", "memory", device="bench", out=tmp_path, budget=budget)
+    assert "budget=120" in error.value.fix
+
+
 def test_a_search_goes_on_where_it_stopped(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
-    run(tiny, tmp_path, budget=0)
+    run(tiny, tmp_path, budget=LITTLE)
     notes = tmp_path / tiny.name / "memory.tuning.json"
     assert notes.is_file()
     assert device.races == 2  # of the file with itself
@@ -146,14 +160,40 @@ def test_what_was_tried_is_not_tried_again(
 def test_notes_on_another_search_are_not_used(
     tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tiny, tmp_path, budget=0)
+    run(tiny, tmp_path, budget=LITTLE)
     notes = tmp_path / tiny.name / "memory.tuning.json"
     document = json.loads(notes.read_text())
     document["trials"].append({"change": "with layer_norm_to_products", "over": [], "result": "lies", "taken": False})
     notes.write_text(json.dumps(document))
-    assert "lies" in results(run(tiny, tmp_path, force=True, budget=0)).values()
+    assert "lies" in results(run(tiny, tmp_path, force=True, budget=LITTLE)).values()
     device.about = "another device"
-    assert "lies" not in results(run(tiny, tmp_path, force=True, budget=0)).values()
+    assert "lies" not in results(run(tiny, tmp_path, force=True, budget=LITTLE)).values()
+
+
+class Activated(nn.Module):
+    """A model whose code can be edited: neither its weights nor its name tell."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.activation, self.head = nn.Conv2d(3, 8, 3), activation, nn.Linear(8, 4)
+        self.register_buffer("gain", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gain * self.activation(self.conv(x)).mean((2, 3)))
+
+
+def test_notes_are_void_where_the_model_s_code_was_changed(device: Bench, tmp_path: Path) -> None:
+    model = random(Activated(nn.GELU()))
+
+    def noted() -> int:
+        run(load_model(model, input_size="1x3x16x16"), tmp_path, force=True, budget=LITTLE)
+        return device.races
+
+    assert (noted(), noted()) == (2, 2)  # the noise is known the second time
+    model.activation = nn.ReLU()
+    assert (noted(), noted()) == (4, 4)
+    model.gain.mul_(2)  # no part of the state
+    assert noted() == 6
 
 
 def test_damaged_notes_are_one_error_that_says_what_to_do(tiny: LoadedModel, device: Bench, tmp_path: Path) -> None:
@@ -190,22 +230,27 @@ def test_a_model_whose_own_form_is_wrong_is_not_searched(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_those_that_gained_most_elsewhere_come_first(
+def test_those_that_gained_elsewhere_come_first_and_options_before_the_others(
     tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = (Measured("m", 1.2, 1.1, 1.3),)
+    slight = (Measured("m", 1.0, 0.9, 1.1), Measured("n", 1.01, 1.0, 1.02))
     policy = Policy(
         (
             Choice("affine_into_neighbours", "gains", measured=measured),
             Choice("identity_into_depthwise", "costs", measured=(Measured("m", 0.7, 0.6, 0.8),)),
             Choice("mean_before_linear", "gains", on=False, measured=measured),
             Choice("decompose_attention", "unknown", on=False),
+            Choice("compose_views", "gains little", on=False, measured=slight),
         )
     )
     monkeypatch.setattr(Memory, "chosen", policy)
-    assert list(results(run(tiny, tmp_path, budget=0))) == [
+    monkeypatch.setattr(Memory, "others", {"slow": [True]})
+    assert list(results(run(tiny, tmp_path, budget=LITTLE))) == [
         "without identity_into_depthwise",
         "with mean_before_linear",
+        "slow = True",
+        "with compose_views",
         "with decompose_attention",
         "without affine_into_neighbours",
     ]
@@ -217,7 +262,29 @@ def test_options_are_tried_as_well(
     monkeypatch.setattr(Memory, "others", {"slow": [False]})
     artifact = tune(tiny, "memory", device="bench", out=tmp_path, options={"slow": True})
     assert "slow = False" in artifact.manifest.tuning.taken
-    assert artifact.manifest.options == {"slow": False}
+    assert artifact.manifest.options["slow"] is False
+
+
+def test_options_that_leave_the_file_as_it_is_are_not_timed(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Memory, "others", {"unused": [("a",), ("a", "b")]})
+    monkeypatch.setattr(Memory, "chosen", Policy(()))
+    artifact = run(tiny, tmp_path)
+    assert results(artifact) == {"unused = a": "changes nothing here", "unused = a, b": "changes nothing here"}
+    assert device.races == 2  # of the file with itself
+
+
+def test_a_model_is_captured_once(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured: list[object] = []
+    capture = sources.capture
+    monkeypatch.setattr(sources, "capture", lambda *args, **options: captured.append(args) or capture(*args, **options))
+    device.costs = {"layer_norm.default": 90.0}
+    artifact = run(tiny, tmp_path)
+    assert len(artifact.manifest.tuning.trials) == 3
+    assert len(captured) == 1
 
 
 def test_a_device_times_artifacts_of_its_runtimes_alone(tmp_path: Path) -> None:

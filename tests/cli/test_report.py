@@ -13,6 +13,7 @@ import pytest
 
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.cli import export
+from deploy_kit.parity.inputs import InputType
 from deploy_kit.report import reproduce
 from tests.cli.support import Ended
 from tests.report.support import check_of, result_of, spec_of
@@ -81,6 +82,13 @@ def test_the_command_that_it_shows_makes_the_same_artifact(deploykit: Run, folde
     assert deploykit(*words[1:], "--out", "again").code == 0
     again = open_artifact(folder / "again" / "tests.support.tiny" / "onnx")
     assert again.manifest.model == tiny_onnx.manifest.model
+
+
+def test_the_command_has_the_types_of_the_inputs(tiny_onnx: Artifact) -> None:
+    manifest = tiny_onnx.manifest
+    model = manifest.model.model_copy(update={"input_types": [InputType(dtype="int64", bound=7)]})
+    step = reproduce.of_manifest(manifest.model_copy(update={"model": model}), tiny_onnx.folder, OPTIONS)[0]
+    assert "--input-size 1x3x32x32:int64:7" in step.command
 
 
 def test_the_command_of_a_cell_has_its_options_and_says_which_it_cannot_have() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,11 @@ import pytest
 
 from deploy_kit import exporters
 from deploy_kit.artifact import open_artifact
+from deploy_kit.benchmarks import tuning
 from deploy_kit.errors import UserError
 from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import Choice
+from deploy_kit.report.describe import described
 from tests.benchmarks.support import Bench, Memory, install
 from tests.cli.support import Ended
 from tests.support import TINY, TINY_SIZE
@@ -54,14 +58,52 @@ def test_tuning_prints_the_same_for_programs(deploykit: Command, device: Bench, 
     }
 
 
-def test_what_a_budget_left_untried_is_said(deploykit: Command, device: Bench, tmp_path: Path) -> None:
-    ended = deploykit(*TUNE, "--out", tmp_path, "--tune-budget", "0s")
+def test_where_nothing_was_tried_that_is_said(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    ended = deploykit(*TUNE, "--out", tmp_path, "--tune-budget", "0.001s")
     assert ended.code == 0
-    assert "2 changes were not tried" in ended.err
-    assert "nothing is better than the target's own form" in ended.out
+    assert "none of 2 changes was tried within 0.001 s, and the target's own form was kept" in ended.out
+    assert "better" not in ended.out
+    assert re.search(
+        r"2 of 2 changes were not tried; the same command with --force and a --tune-budget of more than [1-9]\d*s",
+        ended.err,
+    )
     again = deploykit(*TUNE, "--out", tmp_path, "--force")
     assert "with layer_norm_to_products: " in again.out
-    assert "not tried" not in again.err
+    assert "tried" not in again.err
+
+
+def test_what_a_budget_left_untried_is_said(
+    deploykit: Command, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    ended = deploykit(*TUNE, "--out", tmp_path, "--tune-budget", "1.5s")
+    assert "with layer_norm_to_products: " in ended.out
+    assert "than its own form; 1 of 2 changes was tried" in ended.out
+    assert "1 of 2 changes was not tried; the same command with --force goes on with it" in ended.err
+    device.costs = {}
+    seconds = itertools.count()
+    ended = deploykit(*TUNE, "--out", tmp_path / "other", "--tune-budget", "1.5s")
+    assert "of the 1 of 2 changes that was tried none is better than the target's own form, which was kept" in ended.out
+    folder = tmp_path / "other" / "tests.support.tiny" / "memory"
+    assert "1 of 2 changes was not tried" in deploykit("inspect", folder).err
+    assert "1 of 2 changes tried on bench" in (described(open_artifact(folder)).tuning or "")
+
+
+def test_where_all_was_tried_nothing_else_is_said(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    device.costs = {}
+    ended = deploykit(*TUNE, "--out", tmp_path)
+    assert "nothing is better than the target's own form, which was kept" in ended.out
+    assert "not tried" not in ended.err
+
+
+def test_what_disturbed_the_device_is_said(deploykit: Command, device: Bench, tmp_path: Path) -> None:
+    device.disturbed = ["background load: 3 threads wanted to run when it began"]
+    tuned = deploykit(*TUNE, "--out", tmp_path)
+    assert f"note: memory: {device.disturbed[0]} (in {device.races} of {device.races} runs)" in tuned.err
+    (condition,) = open_artifact(tmp_path / "tests.support.tiny" / "memory").manifest.tuning.conditions
+    assert condition.startswith(device.disturbed[0])
+    assert f"note: {device.disturbed[0]}" in deploykit("advise", *MODEL, "--device", "bench").err
 
 
 @pytest.mark.parametrize(
@@ -69,6 +111,10 @@ def test_what_a_budget_left_untried_is_said(deploykit: Command, device: Bench, t
     [
         (("--tune", "--tune-budget", "soon"), "'soon' is no time", "90s"),
         (("--tune", "--tune-budget", "-5s"), "is no time", "90s"),
+        (("--tune", "--tune-budget", "0"), "'0' is no time", "90s"),
+        (("--tune", "--tune-budget", "0s"), "'0s' is no time", "90s"),
+        (("--tune", "--tune-budget", "0.0m"), "'0.0m' is no time", "90s"),
+        (("--tune", "--tune-budget", f"{'9' * 400}s"), "is no time", "90s"),
         (("--tune-budget", "60s"), "--tune-budget means nothing without --tune", "add --tune"),
         (("--device", "bench"), "--device means nothing without --tune", "add --tune"),
         (("--tune", "--device", "bensh"), "no kind of device called 'bensh'", "did you mean ssh?"),

@@ -3,12 +3,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from deploy_kit.api import Artifact
+from deploy_kit.api import Artifact, parse_options
 from deploy_kit.capture import capture
 from deploy_kit.errors import ExportError, MissingDependencyError, UserError
 from deploy_kit.exporters import executorch as target
@@ -108,6 +109,68 @@ def test_the_tanh_form_of_gelu_is_right(installed: None, tmp_path: Path) -> None
     loaded = load_model(random(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU("tanh"))), input_size="1x3x16x16")
     placement = export_to(tmp_path, loaded, "executorch").manifest.details["placement"]
     assert (placement["subgraphs"], placement["undelegated"]) == (1, {})
+
+
+class Gated(nn.Module):
+    """A convolution, both operators that may be kept out of the delegate, and a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.activation, self.head = nn.Conv2d(3, 8, 3), nn.GELU(), nn.Linear(14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.conv(x))).softmax(-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "keep_out", "outside"),
+    [
+        ("fp32", ("gelu",), {"gelu": 1}),
+        ("fp32", ("gelu", "softmax"), {"gelu": 1, "_softmax": 1}),
+        ("fp16", ("gelu", "softmax"), {"gelu": 1, "_softmax": 1}),
+        ("int8", ("gelu", "softmax"), {"gelu": 1, "_softmax": 1}),
+    ],
+)
+def test_what_is_kept_out_is_outside_of_the_delegate_and_proven(
+    installed: None, tmp_path: Path, precision: str, keep_out: tuple[str, ...], outside: dict[str, int]
+) -> None:
+    loaded = load_model(random(Gated()), input_size="1x3x16x16")
+    artifact = export_to(tmp_path, loaded, "executorch", keep_out=keep_out, strict=True, precision=precision)
+    manifest = artifact.manifest
+    placement = manifest.details["placement"]
+    assert {name: placement["undelegated"].get(name) for name in outside} == outside
+    assert "convolution" in placement["delegated"]
+    assert not set(outside) & set(placement["delegated"])
+    assert (manifest.outcome, manifest.proof.passed) == (Outcome.OK, True)
+    assert manifest.options["keep_out"] == list(keep_out)
+
+
+def test_what_is_kept_out_and_is_not_there_is_said() -> None:
+    options = ExecuTorchOptions(keep_out=("gelu", "softmax"))
+    placement = {"delegated": {"convolution": 1}, "undelegated": {"gelu": 2}}
+    assert target.notes_on(placement, options) == ["nothing to keep out: the fused model has no softmax"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"keep_out": ["relu"]}, "--keep-out 'relu'.*'gelu' or 'softmax'"),
+        ({"keep_out": ["gelu"], "delegate": "coreml"}, "--keep-out .*gelu.*only of --delegate xnnpack"),
+    ],
+)
+def test_what_cannot_be_kept_out_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_options(Executorch(), given)
+
+
+def test_what_is_kept_out_is_for_tuning_to_try() -> None:
+    def others(**given: Any) -> Any:
+        return Executorch().alternatives(ExecuTorchOptions(**given))
+
+    assert others() == {"keep_out": [("gelu",), ("softmax",), ("gelu", "softmax")]}
+    assert others(keep_out=("softmax", "gelu", "gelu")) == {"keep_out": [(), ("gelu",), ("softmax",)]}
+    assert others(delegate="portable") == {}
 
 
 STOCK = """
@@ -240,7 +303,5 @@ def test_a_worker_that_fails_is_an_error_with_its_last_words(
 
 
 def test_an_unknown_delegate_is_refused_by_name() -> None:
-    from deploy_kit.api import parse_options
-
     with pytest.raises(UserError, match="delegate"):
         parse_options(Executorch(), {"delegate": "qnn"})
