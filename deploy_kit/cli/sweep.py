@@ -66,7 +66,7 @@ def command(
                 wanted,
                 opened,
                 artifacts=artifacts,
-                hosts=None if on is None else partial(ray_hosts, address=on, workers=workers),
+                hosts=None if on is None else partial(ray_hosts, address=on, workers=workers, note=print_note),
                 new=new,
                 retry_failed=retry_failed,
                 progress=_show,

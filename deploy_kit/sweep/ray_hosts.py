@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,6 +50,9 @@ ASKED_S = 2.0
 PROBE_S = 180.0
 """Seconds that a host may take to say what it is."""
 
+CONNECTS = 4
+"""How often the head of a cluster is asked that answers and then begins no server; each time takes half a minute."""
+
 QUIET = {  # what a raylet says would be on the standard output, also with `log_to_driver` off; every line is skipped
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
@@ -62,6 +65,11 @@ QUIET = {  # what a raylet says would be on the standard output, also with `log_
 
 CALIBRATION = "calibration"
 """The option of targets that names a folder of images."""
+
+HEAD = (
+    "start Ray there again with GRPC_ENABLE_FORK_SUPPORT=false, and where it is slow with "
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=120"
+)
 
 FREE = "free some space there, and give the same command again: what was done is kept"
 
@@ -244,6 +252,7 @@ def ray_hosts(
     address: str,
     workers: int | None = None,
     devices: Mapping[str, int] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Executor]:
     """The hosts of the Ray cluster at an address, which have been seen to have the versions of this one.
 
@@ -252,13 +261,14 @@ def ray_hosts(
             or ``local`` for a cluster of this machine alone, which ends with the sweep.
         workers: units at a time of a ``local`` one; None is one a processor.
         devices: what a ``local`` one has; None is each of the recipe's once.
+        note: is told when a cluster is asked again.
 
     Raises:
         MissingDependencyError: Ray is not installed.
         UserError: no cluster there, or hosts that differ from this one.
     """
     ray = import_ray()
-    _connect(ray, address, workers, devices or dict.fromkeys(recipe.bench.devices if recipe.bench else (), 1))
+    _connect(ray, address, workers, devices or dict.fromkeys(recipe.bench.devices if recipe.bench else (), 1), note)
     try:
         names = recipe.models if work.real else ()
         modules = sorted({name.partition(":")[0] for name in names if ":" in name})
@@ -281,18 +291,26 @@ def import_ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str, workers: int | None, devices: Mapping[str, int]) -> None:
+def _connect(
+    ray: Any, address: str, workers: int | None, devices: Mapping[str, int], note: Callable[[str], None]
+) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     if address == "local":
         quiet |= {"num_cpus": workers, "num_gpus": 0, "resources": dict(devices), "include_dashboard": False}
-    try:
-        ray.init(address=address, namespace="deploykit", **quiet)
-    except Exception as error:  # of a dozen classes, some of them grpc's
-        said = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"no Ray cluster can be used at {address}: {said}",
-            fix="start one with `ray start --head`, with this Python, Ray, RAY_AUTH_MODE and token, or use --on local",
-        ) from error
+    for tried in range(1, CONNECTS + 1):
+        try:
+            ray.init(address=address, namespace="deploykit", **quiet)
+            return
+        except ConnectionAbortedError as error:  # gRPC crashes what the head forks, or the head is slow
+            reason = _last_line(error).rstrip(".")
+            said = f"the Ray head at {address} answers, but begins no server for this sweep: {reason}"
+            if tried == CONNECTS:
+                raise UserError(f"{said} (asked {tried} times)", fix=HEAD) from error
+            note(f"{said} (asked {tried} of {CONNECTS} times; asking again)")
+        except Exception as error:  # of a dozen classes, some of them grpc's
+            said = " ".join(str(error).split())[:300]
+            fix = "start one with `ray start --head`, with this Python, Ray, RAY_AUTH_MODE and token, or use --on local"
+            raise UserError(f"no Ray cluster can be used at {address}: {said}", fix=fix) from error
 
 
 @dataclass

@@ -10,19 +10,25 @@ from deploy_kit.cells.pool import free_kb, run_all
 
 
 class Work:
-    """Counts how many jobs are at work together; each takes ``peak`` kB, and waits for company that may come."""
+    """Counts how many jobs are at work together, of ``peak`` kB each.
 
-    def __init__(self, peak: int | None, patience: float = 0.2):
-        self.peak, self.patience = peak, patience
-        self.lock = threading.Lock()
+    Each waits until as many have been as are expected, but for the first ``alone``, and then a moment for one more.
+    """
+
+    def __init__(self, peak: int | None, expected: int, *, alone: int = 0):
+        self.peak, self.expected, self.alone = peak, expected, alone
+        self.changed = threading.Condition()
         self.now = self.most = 0
 
     def __call__(self, job: int) -> int:
-        with self.lock:
+        with self.changed:
             self.now += 1
             self.most = max(self.most, self.now)
-        threading.Event().wait(self.patience)
-        with self.lock:
+            self.changed.notify_all()
+            if job >= self.alone:
+                assert self.changed.wait_for(lambda: self.most >= self.expected, timeout=60)
+        threading.Event().wait(0.05)
+        with self.changed:
             self.now -= 1
         return job * 10
 
@@ -31,7 +37,7 @@ class Work:
 
 
 def test_each_job_comes_back_with_its_result() -> None:
-    work = Work(1)
+    work = Work(1, 3)
     found = dict(run_all(range(5), work, work.of, at_once=3, memory_kb=pool.FIRST_KB * 9))
     assert found == {job: job * 10 for job in range(5)}
     assert work.most == 3
@@ -43,7 +49,7 @@ def test_no_more_are_at_work_than_memory_is_there_for(
 ) -> None:
     monkeypatch.setattr(pool, "free_kb", lambda: pool.FIRST_KB - 1)
     monkeypatch.setattr(pool, "LOOK", 0.01)
-    work = Work(pool.FIRST_KB)
+    work = Work(pool.FIRST_KB, most)
     assert len(dict(run_all(range(4), work, work.of, at_once=4, memory_kb=memory))) == 4
     assert work.most == most
 
@@ -54,7 +60,7 @@ def test_jobs_that_have_just_begun_count_though_they_have_taken_nothing_yet(
 ) -> None:
     monkeypatch.setattr(pool, "free_kb", lambda: free)
     monkeypatch.setattr(pool, "LOOK", 0.01)
-    work = Work(pool.FIRST_KB)
+    work = Work(pool.FIRST_KB, most)
     assert len(dict(run_all(range(8), work, work.of, at_once=8))) == 8
     assert work.most == most
 
@@ -68,7 +74,7 @@ def test_what_others_take_meanwhile_counts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_jobs_took_is_what_the_next_are_thought_to_take() -> None:
-    work = Work(10)
+    work = Work(10, 4, alone=1)
     dict(run_all(range(6), work, work.of, at_once=4, memory_kb=pool.FIRST_KB))
     assert work.most == 4
 

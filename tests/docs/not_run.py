@@ -19,7 +19,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "createdb results": LAB,
         "deploykit sweep --store postgresql://lab:PASSWORD@db.example/results": LAB,
         "pip install 'deploy-kit[ray]'": INDEX,
-        "ray start --head --port 6379 --ray-client-server-port 10001": LAB,
+        "GRPC_ENABLE_FORK_SUPPORT=false ray start --head --port 6379 --ray-client-server-port 10001": LAB,
         'ray start --address 192.0.2.1:6379 --resources \'{"adb:R5CR10XXXXX": 1, "ssh:pi@board": 1}\'': LAB,
         "deploykit sweep --on ray://192.0.2.1:10001": LAB,
         "deploykit sweep --on auto": LAB,

@@ -33,10 +33,11 @@ from tests.sweep.fakes import EPOCH, measure, recipe_of
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No cell of these tests has code that a hash could be of, and their artifacts go beside them."""
+    """No cell of these tests has code that a hash could be of; their artifacts and locks are their own."""
     monkeypatch.setattr(drive, "LOOK", 0.02)
     monkeypatch.setattr(drive, "decides", lambda recipe: recipe.model_dump_json())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ class Lab:
         """When the error comes."""
         self.seconds = 0.02
         self._now: list[str] = []
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     @property
     def work(self) -> Work:
@@ -73,7 +74,7 @@ class Lab:
         with self._at_work(task):
             if self.error is not None and task.key.cell.startswith("tests.sweep.fakes:b"):
                 folder.mkdir()
-                assert self.erring.wait(30)
+                assert self.erring.wait(300)
                 raise self.error
             if task.key.cell in self.broken:
                 return CellResult(cell=task.cell, outcome=Outcome.CRASHED, reason="boom", seconds=0.1, created=EPOCH)
@@ -85,6 +86,10 @@ class Lab:
                 return BenchResult(outcome="failed", failure="no answer", seconds=0.1)
             return measure(task, folder)
 
+    def has_met(self, name: str) -> bool:
+        """Whether there was the company that a kind of work waits for."""
+        return True
+
     def _at_work(self, task: Task) -> _AtWork:
         return _AtWork(self, task.key)
 
@@ -94,15 +99,17 @@ class _AtWork:
         self.lab, self.key, self.name = lab, key, key.device or "export"
 
     def __enter__(self) -> None:
-        with self.lab._lock:
+        with self.lab._changed:
             self.lab._now.append(self.name)
             counted = Counter(self.lab._now)
             self.lab.together.add(frozenset(f"{name} {count}" for name, count in counted.items()))
             self.lab.done.append(self.key)
+            self.lab._changed.notify_all()
+            assert self.lab._changed.wait_for(lambda: self.lab.has_met(self.name), timeout=60)
         time.sleep(self.lab.seconds)
 
     def __exit__(self, *error: object) -> None:
-        with self.lab._lock:
+        with self.lab._changed:
             self.lab._now.remove(self.name)
 
 
@@ -150,16 +157,31 @@ def test_files_that_changed_during_a_sweep_are_told(
     ]
 
 
+class Sociable(Lab):
+    """A lab whose first exports wait for each other, and its first phone for whatever else may be at work."""
+
+    @property
+    def exports_met(self) -> bool:
+        return any({"export 2"} <= each or {"export 3"} <= each for each in self.together)
+
+    @property
+    def others_met(self) -> bool:
+        return any(len(each) > 1 for each in self.together)
+
+    def has_met(self, name: str) -> bool:
+        return name == "local" or (self.exports_met if name == "export" else self.others_met)
+
+
 def test_a_device_is_used_by_one_at_a_time_and_this_machine_for_nothing_else(store: Store) -> None:
-    lab = Lab()
-    lab.seconds = 0.15
+    lab = Sociable()
+    lab.seconds = 0.05
     go(store, lab, *"abcd", devices=("adb:1", "adb:2", "local"))
     assert not any(f"{device} 2" in each for each in lab.together for device in ("adb:1", "adb:2", "local"))
     with_local = [each for each in lab.together if "local 1" in each]
     assert with_local
     assert not any(name.startswith("export") for each in with_local for name in each)
-    assert any({"export 2"} <= each or {"export 3"} <= each for each in lab.together)
-    assert any(len(each) > 1 for each in lab.together)
+    assert lab.exports_met
+    assert lab.others_met
 
 
 def test_failures_are_results_and_are_done_again_when_that_is_asked_for(store: Store) -> None:
@@ -180,7 +202,7 @@ def test_failures_are_results_and_are_done_again_when_that_is_asked_for(store: S
 
 def test_nothing_is_waited_for_when_all_is_done(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive, "LOOK", 60.0)
-    assert go(store, Lab(), "a").seconds < 30
+    assert go(store, Lab(), "a").seconds < drive.LOOK
 
 
 def test_a_finished_recipe_begins_another_run_and_so_does_new(store: Store) -> None:
@@ -303,7 +325,7 @@ def test_a_finished_run_stays_finished_where_a_device_is_not_there(store: Store)
 def killed_worker(store: Store, run: str) -> str:
     """A worker of this machine whose process was killed; its name."""
     worker = Worker(store, run)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
         row = {"id": worker.id, "run": run, "machine": claims.machine(), "pid": process.pid, "seen": time.time()}
         with store.transaction() as connection:
             connection.execute(insert(workers_table).values(started=claims.started(process.pid), **row))
@@ -392,7 +414,7 @@ def test_an_artifact_that_is_gone_is_made_again(store: Store, tmp_path: Path) ->
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
 from deploy_kit.sweep import drive
 from deploy_kit.sweep.drive import sweep
@@ -400,9 +422,12 @@ from deploy_kit.sweep.store import open_store
 from tests.sweep.fakes import recipe_of
 from tests.sweep.test_drive import Lab
 drive.decides = lambda recipe: "x"
-lab = Lab()
+lab, told = Lab(), []
 def progress(made):
     print(made.unit.key, flush=True)
+    told.append(made)
+    if len(told) == int(sys.argv[3]):
+        time.sleep(600)  # it is killed here, and what is at work beside it
 sweep(recipe_of(*"abcdef"), open_store(sys.argv[1]), work=lab.work, progress=progress, artifacts=Path(sys.argv[2]))
 """
 
@@ -411,14 +436,16 @@ sweep(recipe_of(*"abcdef"), open_store(sys.argv[1]), work=lab.work, progress=pro
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     url, seen = f"sqlite:///{tmp_path}/s.db", []
     words = [sys.executable, "-c", KILLED, url, str(tmp_path / "kept")]
-    for kill_after in (2, 4, None):
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()) as process:
+    for kill_after in (2, 4, 0):
+        with subprocess.Popen(
+            [*words, str(kill_after)], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
+        ) as process:
             assert process.stdout is not None
             for count, line in enumerate(process.stdout, 1):
                 seen.append(line)
                 if count == kill_after:
                     os.kill(process.pid, signal.SIGKILL)
-        assert (process.returncode == 0) == (kill_after is None)
+        assert process.returncode == (-signal.SIGKILL if kill_after else 0)
     store = open_store(url)
     (run,) = store.runs()
     units = store.units(run.id)
@@ -438,7 +465,7 @@ class Together(Lab):
 
     def export(self, task: Task, folder: Path, references: Path | None) -> CellResult:
         self.begun.set()
-        assert self.other.wait(60)
+        assert self.other.wait(300)
         return super().export(task, folder, references)
 
 

@@ -112,6 +112,60 @@ class OneProcess:
             raise self.exceptions.RayTaskError("do", said, error) from None
 
 
+class Head(OneProcess):
+    """Stands for Ray whose head begins no server for a client, so many times."""
+
+    def __init__(self, failing: int, error: Exception) -> None:
+        super().__init__()
+        self.failing, self.error, self.tried = failing, error, 0
+
+    def init(self, **how: Any) -> None:
+        self.tried += 1
+        if self.tried <= self.failing:
+            raise self.error
+
+    def shutdown(self) -> None:
+        pass
+
+
+NO_SERVER = ConnectionAbortedError("Initialization failure from server:\nRuntimeError: no server. See a.err.")
+
+
+def hosts_of(head: Head, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Connect to a cluster, and what is told meanwhile."""
+    notes: list[str] = []
+    monkeypatch.setattr(module, "import_ray", lambda: head)
+    monkeypatch.setattr(Hosts, "compare", lambda hosts, modules: None)
+    with ray_hosts(KILLING, recipe_of("a"), address="ray://head:1", note=notes.append):
+        return notes
+
+
+def test_a_head_that_begins_no_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Head(2, NO_SERVER)
+    said = (
+        "the Ray head at ray://head:1 answers, but begins no server for this sweep: RuntimeError: no server. See a.err"
+    )
+    assert hosts_of(head, monkeypatch) == [f"{said} (asked {tried} of 4 times; asking again)" for tried in (1, 2)]
+    assert head.tried == 3
+
+
+def test_a_head_that_never_begins_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Head(99, NO_SERVER)
+    with pytest.raises(UserError, match=r"begins no server .*: no server\. See a.err \(asked 4 times\)$") as found:
+        hosts_of(head, monkeypatch)
+    assert head.tried == 4
+    for name in ("GRPC_ENABLE_FORK_SUPPORT=false", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=120"):
+        assert name in found.value.fix
+        assert name in (ROOT / "docs/device-lab.md").read_text()
+
+
+def test_a_cluster_that_does_not_answer_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Head(99, ConnectionError("ray client connection timeout"))
+    with pytest.raises(UserError, match="no Ray cluster can be used at ray://head:1: ray client connection timeout"):
+        hosts_of(head, monkeypatch)
+    assert head.tried == 1
+
+
 def swept(store: Store, work: Work, recipe: Recipe, ray: OneProcess | None = None) -> SweepReport:
     return sweep(recipe, store, hosts=lambda work, recipe: nullcontext(Hosts(ray or OneProcess(), work)), work=work)
 
@@ -296,6 +350,7 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_host_with_a_phone_is_lost_in_mid_sweep(
     phones: list[Daemon],
     cluster: Any,
@@ -347,6 +402,7 @@ def test_a_host_with_a_phone_is_lost_in_mid_sweep(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_host_without_processors_measures_on_its_phone(cluster: Any, store: Store) -> None:
     cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=0, resources={DEVICE: 1})
@@ -355,6 +411,7 @@ def test_a_host_without_processors_measures_on_its_phone(cluster: Any, store: St
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_cell_that_kills_its_worker_is_a_result(store: Store) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install 'deploy-kit[ray]'")
     report = sweep(recipe_of("good", "bad"), store, hosts=partial(ray_hosts, address="local", workers=2), work=KILLING)
@@ -365,6 +422,7 @@ def test_a_cell_that_kills_its_worker_is_a_result(store: Store) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_hosts_that_differ_are_refused_before_anything_runs(
     cluster: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
