@@ -77,13 +77,13 @@ def test_long_output_is_cut() -> None:
 def test_a_worker_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = (
-        "import subprocess\nchild = subprocess.Popen(['sleep', '60'])\n"
-        "open(job['pids'], 'w').write(f'{os.getpid()} {child.pid}')\ntime.sleep(60)"
+        "import subprocess\nchild = subprocess.Popen(['sleep', '900'])\n"
+        "open(job['pids'], 'w').write(f'{os.getpid()} {child.pid}')\ntime.sleep(900)"
     )
     start = time.monotonic()
-    with pytest.raises(WorkerError, match=r"still running after 1\.5 s and was ended"):
-        work(script, timeout=1.5, pids=str(pids))
-    assert time.monotonic() - start < 20
+    with pytest.raises(WorkerError, match=r"still running after 5 s and was ended"):
+        work(script, timeout=5, pids=str(pids))
+    assert time.monotonic() - start < 300
     for pid in map(int, pids.read_text().split()):
         assert not is_running(pid)
 

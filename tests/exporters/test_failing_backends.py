@@ -41,7 +41,7 @@ json.dump({answers!r}[job["do"]], open(sys.argv[2], "w"))
 
 FAILURES = {
     "crash": ("print('last words', flush=True); os.kill(os.getpid(), 11)", "crashed with SIGSEGV: last words"),
-    "hang": ("time.sleep(60)", "was still running after 0.5 s and was ended"),
+    "hang": ("time.sleep(900)", "was still running after 0.5 s and was ended"),
     "silence": ("os._exit(0)", "exited with 0 and said nothing"),
 }
 
@@ -154,7 +154,7 @@ def test_a_failing_backend_ends_in_its_outcome_with_its_last_words(
     start = time.monotonic()
     with pytest.raises(ExportError) as caught:
         export_to(tmp_path / "artifacts", model, target, **BACKENDS[target].options)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 300
     assert caught.value.outcome == BACKENDS[target].jobs[job]
     assert str(caught.value).startswith(f"Linear for {target}: ")
     assert said in str(caught.value)
