@@ -29,7 +29,9 @@ from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import LIMITS
 from deploy_kit.parity.inputs import Case, make_cases
 from deploy_kit.parity.locate import locate
+from deploy_kit.parity.origin import Origin
 from deploy_kit.parity.proof import Proof, judge, unprovable, unverified
+from deploy_kit.parity.reduced import fault, simulate
 from deploy_kit.parity.reference import Reference, compute_references
 from deploy_kit.precision import Lowered
 from deploy_kit.sources import TIMM, LoadedModel, embed_preprocessing, load_model
@@ -160,16 +162,21 @@ def build(
         policy: which passes; None is the target's own policy.
         expected: what `expect` returned for this model and these options; None computes it.
     """
-    fused = _fuse(loaded, exporter, options, stages, policy)
-    lowered = _lower(loaded, fused.after, exporter, options, stages)
+    fused, lowered = prepare(loaded, exporter, options, stages, policy)
     exported = exporter.export(lowered.graph, folder, options, stages)
     details = {**exported.details, **lowered.details}
+    expected = expected or expect(loaded, exporter, options, stages)
     proof = prove(loaded, exporter, folder / exported.main_file, options, details, stages, expected)
     outcome = _outcome(proof, exported)
-    if outcome == Outcome.MISMATCH and proof.precision == "fp32":
+    origin = Origin(loaded, fused.record.passes, fused.after, lowered.graph, exporter, options)
+    if outcome == Outcome.LOSSY:
+        with stages.stage("compare it with PyTorch in the same precision"):
+            wrong = fault(proof, simulate(origin, expected.cases, expected.references))
+        if wrong is not None:
+            outcome, proof = Outcome.MISMATCH, proof.model_copy(update={"failures": [*proof.failures, wrong]})
+    if outcome == Outcome.MISMATCH:
         with stages.stage("find where it diverges"):
-            where = locate(loaded, fused.after, fused.record.passes, exporter, options)
-            proof = proof.model_copy(update={"diverges_at": where})
+            proof = proof.model_copy(update={"diverges_at": locate(origin, proof, expected.cases)})
     if outcome == Outcome.LOSSY and lowered.explain is not None:
         with stages.stage("find the modules that lose most"):
             details["losses"] = [asdict(loss) for loss in lowered.explain()]
@@ -200,7 +207,15 @@ def lower(
     loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages, policy: Policy | None = None
 ) -> Graph:
     """The graph that a target is given: captured, fused and in the precision of the artifact."""
-    return _lower(loaded, _fuse(loaded, exporter, options, stages, policy).after, exporter, options, stages).graph
+    return prepare(loaded, exporter, options, stages, policy)[1].graph
+
+
+def prepare(
+    loaded: LoadedModel, exporter: Exporter, options: Options, stages: Stages, policy: Policy | None = None
+) -> tuple[Fused, Lowered]:
+    """A model's graph fused for a target, and that in the precision of the artifact."""
+    fused = _fuse(loaded, exporter, options, stages, policy)
+    return fused, _lower(loaded, fused.after, exporter, options, stages)
 
 
 def _lower(loaded: LoadedModel, graph: Graph, exporter: Exporter, options: Options, stages: Stages) -> Lowered:
@@ -352,12 +367,11 @@ def reload_model(manifest: Manifest, weights: str | Path | None = None) -> Loade
     path = weights or kept
     if path not in (None, TIMM) and not Path(path).is_file():
         raise UserError(f"there is no checkpoint {str(path)!r} any more", fix="pass where it is now with --weights")
-    shape = ",".join("x".join(map(str, sizes)) for sizes in record.input_shapes)
     named = record.weights.kind in ("random", "checkpoint", "timm") and not re.search("[:/]", record.source)
     loaded = load_model(
         record.source,
         weights=path,
-        input_size=None if record.source.endswith(".pt2") else shape,
+        input_size=None if record.source.endswith(".pt2") else record.input_size,
         activation=record.activation if named else None,
         num_classes=record.num_classes,
         seed=record.weights.seed or 0,

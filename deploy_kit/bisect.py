@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy_kit.api import lower, parse_options, prove, reload_model
+from deploy_kit.api import expect, parse_options, prepare, prove, reload_model
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.exporters import get_exporter
 from deploy_kit.fusion.policy import policy_of
 from deploy_kit.parity.locate import Tap, diverge
+from deploy_kit.parity.origin import Origin
 from deploy_kit.parity.proof import Proof
+from deploy_kit.parity.reduced import Simulation, fault, simulate
 from deploy_kit.stages import Stages
 
 
@@ -52,17 +54,32 @@ def bisect(
         loaded = reload_model(manifest, weights)
     exporter = get_exporter(manifest.target)
     options = parse_options(exporter, manifest.options)
-    proof = prove(loaded, exporter, opened.main_file, options, manifest.details, stages)
+    expected = expect(loaded, exporter, options, stages)
+    proof = prove(loaded, exporter, opened.main_file, options, manifest.details, stages, expected)
     ran = proof if proof.verified else proof.source
     if ran is None:
         return Bisection(proof, "nothing here can run the artifact, so nothing can be said of it")
     if ran.passed:
         return Bisection(proof, f"nothing diverges: the artifact is proven by {ran.verified_by}")
     passes = manifest.fusion.passes
-    graph = lower(loaded, exporter, options, stages, policy_of(passes))
+    fused, lowered = prepare(loaded, exporter, options, stages, policy_of(passes))
+    origin = Origin(loaded, passes, fused.after, lowered.graph, exporter, options)
+    if ran.precision != "fp32" and ran.snr_db is not None:
+        with stages.stage("compare it with PyTorch in the same precision"):
+            simulation = simulate(origin, expected.cases, expected.references)
+        if fault(ran, simulation) is None:
+            return Bisection(proof, _lossy(ran, simulation))
     with stages.stage("export with intermediate tensors"):
-        found = diverge(loaded, graph, passes, exporter, options, ran.limits)
+        found = diverge(origin, ran, expected.cases)
     if found is None:
         verdict = "a new export of the model is right, so the artifact's own file is not what was exported"
         return Bisection(proof, verdict)
     return Bisection(proof, f"it diverges at {found.where}", found.where, found.taps)
+
+
+def _lossy(proof: Proof, simulation: Simulation) -> str:
+    """What is said of an artifact whose precision may be all that it suffers from."""
+    kept = f"the artifact keeps {proof.snr_db:.1f} dB"
+    if simulation.reduced is None or simulation.reduced.snr_db is None:
+        return f"{kept}, and nothing here can tell how much of that loss is {proof.precision}'s own"
+    return f"nothing diverges: {kept}, and PyTorch {simulation.reduced.snr_db:.1f} dB in the same precision"

@@ -17,7 +17,7 @@ from deploy_kit.fusion import Policy
 from deploy_kit.fusion.policy import read_policy
 from deploy_kit.graph import Graph
 from deploy_kit.parity.compare import Precision
-from deploy_kit.precision import Lowered
+from deploy_kit.precision import Lowered, simulated
 from deploy_kit.stages import Stages
 
 POLICIES = Path(__file__).with_name("policies")
@@ -143,6 +143,13 @@ class Exporter(ABC):
     def lower(self, graph: Graph, options: Any) -> Lowered:
         """The fused graph in the precision of the artifact; in float32 for a target that reduces it on its own."""
         return Lowered(graph)
+
+    def simulated(self, graph: Graph, options: Any) -> Graph | None:
+        """What `lower` made, for PyTorch to compute with the artifact's rounding; None where it cannot.
+
+        It tells an artifact that is wrong from one whose precision costs too much.
+        """
+        return simulated(graph, self.precision(options))
 
     @abstractmethod
     def export(self, graph: Graph, folder: Path, options: Any, stages: Stages) -> Exported:

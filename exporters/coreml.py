@@ -29,7 +29,7 @@ from deploy_kit.exporters.base import (
     packaged_policy,
     save_inputs,
 )
-from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind
+from deploy_kit.exporters.coreml_compression import LEAST_IOS, Kind, with_rounded_weights
 from deploy_kit.exporters.coreml_device import macos_for, notes_on, summarize
 from deploy_kit.exporters.coreml_image import takes_pixels, to_planes, with_planes
 from deploy_kit.fusion import Policy
@@ -37,7 +37,7 @@ from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import Precision
 from deploy_kit.parity.inputs import make_cases
-from deploy_kit.precision import Lowered, Scheme, lower
+from deploy_kit.precision import Lowered, Scheme, lower, simulated
 from deploy_kit.preprocessing import Preprocessing
 from deploy_kit.stages import Stages
 from deploy_kit.worker import WorkerError, run_worker
@@ -131,6 +131,11 @@ class CoreML(Exporter):
         if options.precision != "int8":
             return Lowered(graph)
         return lower(graph, "int8", SCHEME, options.keep_fp32, auto_mixed=options.auto_mixed)
+
+    def simulated(self, graph: Graph, options: CoreMLOptions) -> Graph | None:
+        return simulated(
+            with_rounded_weights(graph, options.compress) if options.compress else graph, options.precision
+        )
 
     def export(self, graph: Graph, folder: Path, options: CoreMLOptions, stages: Stages) -> Exported:
         require_coremltools()

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from deploy_kit.exporters.mil.package import quiet
+from deploy_kit.graph import Graph
+from deploy_kit.precision.int8 import weight_scale
 
 Kind = Literal["int8", "palette8", "palette6", "palette4"]
 
@@ -54,3 +59,50 @@ def _linear(optimize: Any) -> Any:
     return optimize.OpLinearQuantizerConfig(
         mode="linear_symmetric", dtype="int8", granularity="per_channel", weight_threshold=SMALLEST
     )
+
+
+ROUNDS = 10
+"""So many times a palette is fitted to its tensor; it changes little after that."""
+
+
+def with_rounded_weights(graph: Graph, kind: str) -> Graph:
+    """A copy of a graph with the weights that a compressed package computes with, by `compress` in PyTorch.
+
+    A palette is not the very one of the package, and loses about as much.
+    """
+    copied = graph.copy()
+    for node in list(copied.nodes):
+        weight = copied.constant(node)
+        if weight is None or not weight.is_floating_point() or weight.dim() < 2 or weight.numel() <= SMALLEST:
+            continue
+        rounded = _to_palette(weight, 2 ** PALETTE_BITS[kind]) if kind in PALETTE_BITS else _to_int8(weight)
+        copied.replace(node, copied.add_constant(rounded, f"{node.target}_{kind}", before=node))
+    copied.clean()
+    return copied
+
+
+def _to_int8(weight: Tensor) -> Tensor:
+    scale = weight_scale(weight).reshape(-1, *(1 for _ in weight.shape[1:]))
+    return torch.round(weight / scale) * scale
+
+
+def _to_palette(weight: Tensor, size: int) -> Tensor:
+    """Each element as the nearest color of a palette of so many, which are the means of what is nearest to them.
+
+    They begin halfway between equal steps and quantiles: rare values get more colors than their number, and fewer
+    than their range.
+    """
+    values = weight.flatten().sort().values
+    quantiles = values[torch.linspace(0, len(values) - 1, size).long()]
+    colors = (quantiles + torch.linspace(values[0].item(), values[-1].item(), size)) / 2
+    for _ in range(ROUNDS):
+        nearest = _nearest(values, colors)
+        sums = torch.zeros_like(colors).index_add(0, nearest, values)
+        counts = torch.bincount(nearest, minlength=size)
+        colors = torch.where(counts > 0, sums / counts.clamp(min=1), colors).sort().values
+    return colors[_nearest(weight, colors)]
+
+
+def _nearest(values: Tensor, colors: Tensor) -> Tensor:
+    """The index of the nearest of some sorted colors."""
+    return torch.bucketize(values.contiguous(), (colors[1:] + colors[:-1]) / 2)

@@ -19,6 +19,8 @@ from deploy_kit.sources import LoadedModel, load_model
 
 TINY = "tests.support:tiny"
 TINY_SIZE = "1x3x32x32"
+TOKENS = "tests.support:tokens"
+TOKENS_SIZE = "1x12:int64:50"
 
 
 class Residual(nn.Module):
@@ -70,6 +72,21 @@ def random(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def tiny() -> nn.Module:
     return random(Tiny())
+
+
+class Tokens(nn.Module):
+    """Classes of a sentence, by the mean of its words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(50, 16), nn.Linear(16, 10)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.words(words).mean(1))
+
+
+def tokens() -> nn.Module:
+    return random(Tokens())
 
 
 def load_tiny(seed: int = 0) -> LoadedModel:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from deploy_kit.api import export
 from deploy_kit.artifact import Artifact, open_artifact
 from deploy_kit.bisect import bisect
 from deploy_kit.cli import main
@@ -28,9 +30,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def wrong(artifact: Artifact, tmp_path: Path) -> Path:
-    """The artifact with the file of another model in it, and a manifest that vouches for it."""
+    return with_the_file_of_another_model(artifact, tmp_path)
+
+
+def with_the_file_of_another_model(artifact: Artifact, tmp_path: Path, **options: object) -> Path:
+    """A copy of an artifact, and a manifest that vouches for what is in it."""
     folder = Path(shutil.copytree(artifact.folder, tmp_path / "wrong"))
-    other = export_to(tmp_path / "other", load_tiny(seed=1), "onnx", simplify=False)
+    other = export_to(tmp_path / "other", load_tiny(seed=1), "onnx", simplify=False, **options)
     shutil.copy(other.main_file, folder / artifact.main_file.name)
     manifest = json.loads((folder / MANIFEST).read_text())
     for record in manifest["files"]:
@@ -69,6 +75,34 @@ def test_a_wrong_pass_is_named(wrong: Path, monkeypatch: pytest.MonkeyPatch) -> 
     name = "affine_into_neighbours"
     monkeypatch.setitem(PASSES, name, Pass(name, after(name, forget_the_square_root)))
     assert bisect(wrong).diverges_at == f"the pass {name}, at bn"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_first_wrong_module_of_a_reduced_precision_is_named(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(TINY, input_size=TINY_SIZE)
+    right = export_to(tmp_path / "right", loaded, "onnx", simplify=False, precision=precision)
+    assert bisect(right).verdict.startswith("nothing diverges: the artifact is proven by onnxruntime")
+    wrong = with_the_file_of_another_model(right, tmp_path, precision=precision)
+    assert "the artifact's own file is not what was exported" in bisect(wrong).verdict
+    monkeypatch.setattr(onnx_target, "convert", spoil_the_head(onnx_target.convert))
+    found = bisect(wrong)
+    assert found.verdict == "it diverges at head"
+    *rest, last = found.taps
+    assert (last.module, last.operator) == ("head", "linear")
+    assert "PyTorch's in the same precision" in (last.failure or "")
+    assert rest
+    assert not any(tap.failure for tap in rest)
+
+
+def test_a_precision_that_costs_too_much_is_no_divergence(tmp_path: Path) -> None:
+    options = {"precision": "int8", "simplify": False}
+    loaded = load_model("tests.exporters.test_precision:fragile", input_size=TINY_SIZE)
+    found = bisect(export(loaded, "onnx", out=tmp_path, options=options, allow_lossy=True))
+    assert not found.proof.passed
+    assert (found.diverges_at, found.taps) == (None, [])
+    assert re.fullmatch(r"nothing diverges: .* keeps [\d.]+ dB, and PyTorch [\d.]+ dB in .*", found.verdict)
 
 
 def test_the_command_says_so_and_fails(

@@ -6,13 +6,16 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from deploy_kit.errors import ExportError
 from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import LIMITS, Precision
 from deploy_kit.parity.reference import run_module
 from deploy_kit.precision.half import to_half
-from deploy_kit.precision.int8 import measure, quantize
+from deploy_kit.precision.int8 import QUANTIZE, measure, quantize
 from deploy_kit.precision.scheme import Scheme
 from deploy_kit.precision.select import find_sites
 from deploy_kit.precision.sensitivity import Loss, fewest_in_float, measure_losses, snr_db
@@ -96,4 +99,18 @@ def lower(
     return Lowered(graph)
 
 
-__all__ = ["Loss", "Lowered", "Scheme", "lower"]
+def simulated(graph: Graph, precision: Precision) -> Graph | None:
+    """What `lower` made, for PyTorch to compute in its precision; None for an int8 that is a target's own.
+
+    A graph in float32, which its target makes fp16 of, gets weights and results of operators that are rounded to fp16.
+    """
+    if precision == "fp32" or any(graph.calls(QUANTIZE)) or any(_is_half(node.meta.get("val")) for node in graph.nodes):
+        return graph
+    return to_half(graph)[0] if precision == "fp16" else None
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float16
+
+
+__all__ = ["Loss", "Lowered", "Scheme", "lower", "simulated"]

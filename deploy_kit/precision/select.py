@@ -69,13 +69,13 @@ def is_within(module: str, name: str) -> bool:
 
 def _clamped(node: fx.Node) -> fx.Node:
     user = only_user(node)
-    if user is None:
-        return node
-    return user if is_call(user, *CLAMPS) or _is_clamp_at_zero(user) else node
+    return user if user is not None and is_clamp(user) else node
 
 
-def _is_clamp_at_zero(node: fx.Node) -> bool:
-    return is_call(node, aten.clamp.default, aten.clamp_min.default) and bool(node.args[1] == 0)
+def is_clamp(node: fx.Node) -> bool:
+    """Whether a call is one that runtimes compute within the integer kernel before it."""
+    at_zero = is_call(node, aten.clamp.default, aten.clamp_min.default) and bool(node.args[1] == 0)
+    return at_zero or is_call(node, *CLAMPS)
 
 
 def find_sums(graph: Graph, sites: list[Site]) -> list[fx.Node]:

@@ -17,7 +17,8 @@ from deploy_kit.exporters import onnx as onnx_target
 from deploy_kit.exporters import onnx_file
 from deploy_kit.exporters.mobile import interpreter
 from tests.cli.support import Ended
-from tests.support import TINY, TINY_SIZE, Tiny, random
+from tests.parity.test_locate import spoil_the_head
+from tests.support import TINY, TINY_SIZE, TOKENS, TOKENS_SIZE, Tiny, random
 
 Command = Callable[..., Ended]
 EXPORT = ("export", TINY, "--input-size", TINY_SIZE)
@@ -62,6 +63,19 @@ def test_export_takes_a_checkpoint(deploykit: Command, tmp_path: Path) -> None:
     assert deploykit("verify", tmp_path / "tests.support.tiny" / "onnx").code == 0
 
 
+def test_export_takes_integers_of_a_type_and_bound(deploykit: Command, tmp_path: Path) -> None:
+    ended = deploykit("export", TOKENS, "--input-size", TOKENS_SIZE, "-t", "onnx", "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    folder = tmp_path / "tests.support.tokens" / "onnx"
+    assert open_artifact(folder).manifest.model.input_size == TOKENS_SIZE
+    assert deploykit("verify", folder).code == 0
+    for size in ("1x12:int16", "1x12:int64:0", "1x12:int64:51", "1x12:float32:5"):
+        ended = deploykit("export", TOKENS, "--input-size", size, "-t", "onnx", "--out", tmp_path / "new")
+        assert ended.code == 2
+        assert (ended.err.count("error:"), ended.err.count("fix:"), "Traceback" in ended.err) == (1, 1, False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_export_takes_the_options_of_its_targets(deploykit: Command, tmp_path: Path) -> None:
     ended = deploykit(*EXPORT, "-t", "onnx", "--out", tmp_path, "--opset", 18, "--dynamic-batch")
     assert ended.code == 0
@@ -86,6 +100,19 @@ def test_a_failed_proof_is_exit_code_1_and_leaves_nothing(
     assert "does not compute what the model computes" in ended.err
     assert "it diverges at head" in ended.err
     assert "fix: do not ship it" in ended.err
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_consent_to_a_loss_is_none_to_a_wrong_file(
+    deploykit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_target, "convert", spoil_the_head(onnx_target.convert))
+    ended = deploykit(*EXPORT, "-t", "onnx", "--precision", "int8", "--allow-lossy", "--out", tmp_path)
+    assert ended.code == 1
+    assert "does not compute what the model computes" in ended.err
+    assert "dB in the same precision; it diverges at head" in " ".join(ended.err.split())
+    assert "fix: do not ship it" in ended.err
+    assert "Traceback" not in ended.err
     assert list(tmp_path.rglob("*.onnx")) == []
 
 

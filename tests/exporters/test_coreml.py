@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from deploy_kit.api import export, parse_options
 from deploy_kit.artifact import Artifact
+from deploy_kit.bisect import bisect
 from deploy_kit.capture import capture
 from deploy_kit.errors import ExportError, MissingDependencyError, ProofError, UserError
 from deploy_kit.exporters import coreml as target
@@ -34,6 +35,7 @@ from deploy_kit.graph import Graph
 from deploy_kit.outcome import Outcome
 from deploy_kit.parity.compare import LIMITS, Limits
 from deploy_kit.parity.proof import Proof, judge
+from deploy_kit.parity.reference import run_module
 from deploy_kit.sources import LoadedModel, load_model
 from deploy_kit.stages import Stages
 from tests.support import Bench, TwoInputs, export_to, load_tiny, random
@@ -646,6 +648,45 @@ def test_a_compression_that_loses_too_much_is_lossy(monkeypatch: pytest.MonkeyPa
             load_wide(), "coreml", out=tmp_path, options={"ios": 16, "compress": "palette4"}, allow_lossy=True
         )
     assert artifact.manifest.outcome == Outcome.LOSSY
+
+
+@pytest.mark.parametrize("kind", ["int8", "palette8", "palette6", "palette4"])
+def test_pytorch_loses_by_compression_what_the_package_loses(
+    kind: str, compressed: dict[str, tuple[Exported, Path]]
+) -> None:
+    graph = load_wide().capture()
+    rounded = CoreML().simulated(graph, CoreMLOptions(precision="fp32", ios=16, compress=kind))
+    assert rounded is not None
+    samples = audit_samples(graph)
+    outputs = [[run_module(each.module, sample) for sample in samples] for each in (graph, rounded)]
+    expected = compressed[kind][0].details["compression"]["snr_db"]
+    assert worst_snr_db(*outputs) == pytest.approx(expected, abs=4)
+
+
+class Offset(nn.Module):
+    """What is left of an image beside a thousand: fp16 counts by halves there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(torch.relu(torch.tanh(self.stem(x)) + 1000) - 1000).mean((2, 3)))
+
+
+def offset() -> nn.Module:
+    return random(Offset())
+
+
+def test_what_fp16_itself_loses_is_lossy_and_can_be_taken(tmp_path: Path) -> None:
+    loaded = load_model("tests.exporters.test_coreml:offset", input_size="1x3x32x32")
+    with here():
+        with pytest.raises(ProofError, match="loses more than fp16 may") as error:
+            export_to(tmp_path, loaded, "coreml")
+        assert error.value.outcome == Outcome.LOSSY
+        artifact = export(loaded, "coreml", out=tmp_path, allow_lossy=True)
+        assert artifact.manifest.outcome == Outcome.LOSSY
+        assert bisect(artifact).verdict.startswith("nothing diverges: the artifact keeps")
 
 
 def test_a_model_without_large_weights_stays_as_it_is_and_says_so(tmp_path: Path) -> None:

@@ -113,6 +113,36 @@ def test_a_wrong_onnx_exporter_is_caught_and_the_module_named(tmp_path: Path, mo
         export_to(tmp_path, load_tiny(), "onnx", simplify=False)
 
 
+def clip_the_stem(convert: Callable[..., None]) -> Callable[..., None]:
+    """An exporter that clips the first layer at the largest value that noise reaches there."""
+
+    def wrong(graph: Graph, *args: object) -> None:
+        graph = graph.copy()
+        node = next(graph.calls(aten.conv2d.default))
+        weight, bias = graph.constant(node.args[1]), graph.constant(node.args[2])
+        largest = aten.conv2d.default(graph.example_inputs[0], weight, bias, *node.args[3:]).abs().max().item()
+        clipped = graph.call(aten.clamp.default, node, -largest, largest, before=node.next, like=node)
+        graph.replace(node, clipped)
+        graph.clean()
+        convert(graph, *args)
+
+    return wrong
+
+
+def test_the_last_tensor_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: here every other one would leave it out."""
+    monkeypatch.setattr("deploy_kit.parity.locate.TAPS", 3)
+    monkeypatch.setattr(onnx_target, "convert", spoil_the_head(onnx_target.convert))
+    with pytest.raises(ProofError, match="it diverges at head"):
+        export_to(tmp_path, load_tiny(), "onnx", simplify=False)
+
+
+def test_a_place_that_is_wrong_only_for_photographs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_target, "convert", clip_the_stem(onnx_target.convert))
+    with pytest.raises(ProofError, match="it diverges at stem"):
+        export_to(tmp_path, load_tiny(), "onnx", simplify=False)
+
+
 def test_a_wrong_lite_exporter_is_caught_and_the_module_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchscript_lite, "trace", spoil_the_head(torchscript_lite.trace))
     with pytest.raises(ProofError, match="it diverges at head"):
