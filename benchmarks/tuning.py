@@ -175,6 +175,8 @@ class Notes:
         self.file = file
         self.fingerprint = ""
         self.trials: list[TrialRecord] = []
+        self.conditions: list[str] = []
+        """What was not good during earlier searches."""
 
     def open(self, fingerprint: str) -> None:
         """Read what an earlier search for the same has left."""
@@ -184,6 +186,7 @@ class Notes:
             document = json.loads(text)
             if document["fingerprint"] == fingerprint:
                 self.trials = TypeAdapter(list[TrialRecord]).validate_python(document["trials"])
+                self.conditions = TypeAdapter(list[str]).validate_python(document["conditions"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
@@ -194,10 +197,14 @@ class Notes:
         """What an earlier search found of a change of the form that has the changes ``over``."""
         return next((trial for trial in self.trials if trial.change == change and trial.over == over), None)
 
-    def add(self, trial: TrialRecord) -> None:
-        """Keep what was found."""
+    def add(self, trial: TrialRecord, conditions: list[str]) -> None:
+        """Keep what was found, and what was not good in this search until then."""
         self.trials.append(trial)
-        document = {"fingerprint": self.fingerprint, "trials": [trial.model_dump(mode="json") for trial in self.trials]}
+        document = {
+            "fingerprint": self.fingerprint,
+            "trials": [trial.model_dump(mode="json") for trial in self.trials],
+            "conditions": [*self.conditions, *conditions],
+        }
         temporary = self.file.with_name(f".{self.file.name}.part")
         temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
         os.replace(temporary, self.file)
@@ -252,7 +259,7 @@ class Search:
                     trials.append(_untried(change, over))
                     continue
                 trial, built = self._try(change, best, over, noise)
-                self.notes.add(trial)
+                self.notes.add(trial, self.timer.conditions)
             else:
                 trial, built = self._again(trial, change, best)
             trials.append(trial)
@@ -273,7 +280,7 @@ class Search:
             spent_s=time.monotonic() - start,
             unit=self.timer.unit,
             noise=noise,
-            conditions=self.timer.conditions,
+            conditions=[*self.notes.conditions, *self.timer.conditions],
             trials=trials,
             complete=all(trial.result != UNTRIED for trial in trials),
             taken=taken,
@@ -399,7 +406,7 @@ class Search:
             known = TrialRecord(
                 change="nothing: the noise of the device", over=[], result="", taken=False, faster=_record(ratio)
             )
-            self.notes.add(known)
+            self.notes.add(known, self.timer.conditions)
         assert known.faster is not None
         return max(known.faster.highest, 1 / known.faster.lowest)
 

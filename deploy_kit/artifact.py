@@ -116,9 +116,10 @@ def workspace(folder: Path, *, force: bool) -> Iterator[Path]:
 def _place_beside(folder: Path) -> Iterator[Path]:
     """A hidden folder, which is locked while this process is at work in it, and marked from then on."""
     place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    with locked(place):
+    with locked(place) as is_held:
         try:
-            (place / MARK).touch()
+            if is_held:  # else others could not tell that this process is at work
+                (place / MARK).touch()
             yield place
         finally:
             _remove_place(place, folder)

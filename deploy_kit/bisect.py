@@ -12,7 +12,7 @@ from deploy_kit.fusion.policy import policy_of
 from deploy_kit.parity.locate import Tap, diverge
 from deploy_kit.parity.origin import Origin
 from deploy_kit.parity.proof import Proof
-from deploy_kit.parity.reduced import Simulation, fault, simulate
+from deploy_kit.parity.reduced import Simulation, fault, prove_graph, simulate
 from deploy_kit.stages import Stages
 
 
@@ -72,6 +72,9 @@ def bisect(
     with stages.stage("export with intermediate tensors"):
         found = diverge(origin, ran, expected.cases)
     if found is None:
+        fused_proof = prove_graph(fused.after, expected.cases, expected.references)
+        if not fused_proof.passed:
+            return Bisection(proof, f"the fused graph is not the model: {fused_proof.failures[0]}")
         verdict = "a new export of the model is right, so the artifact's own file is not what was exported"
         return Bisection(proof, verdict)
     return Bisection(proof, f"it diverges at {found.where}", found.where, found.taps)

@@ -515,7 +515,7 @@ def parse_inputs(text: str | int | tuple[int, ...]) -> list[tuple[tuple[int, ...
 
 
 def _parse_shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"0*[1-9][0-9]*(x0*[1-9][0-9]*)*", text):
+    if not re.fullmatch(r"0*[1-9][0-9]{0,99}(x0*[1-9][0-9]{0,99})*", text):
         raise UserError(f"{text!r} is not a shape", fix="write sizes with x between, such as 1x3x224x224")
     return tuple(int(size) for size in text.split("x"))
 

@@ -93,7 +93,7 @@ def _to_palette(weight: Tensor, size: int) -> Tensor:
     than their range.
     """
     values = weight.flatten().sort().values
-    quantiles = values[torch.linspace(0, len(values) - 1, size).long()]
+    quantiles = values[torch.arange(size) * (len(values) - 1) // (size - 1)]
     colors = (quantiles + torch.linspace(values[0].item(), values[-1].item(), size)) / 2
     for _ in range(ROUNDS):
         nearest = _nearest(values, colors)

@@ -362,3 +362,20 @@ def test_two_seeds_of_one_model_do_not_collide_silently(tmp_path: Path) -> None:
     export(load_tiny(), "onnx", out=tmp_path, options={"simplify": False})
     with pytest.raises(UserError, match="exists already"):
         export(load_tiny(1), "onnx", out=tmp_path)
+
+
+def test_where_nothing_can_be_locked_no_export_takes_another_for_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def not_locked(folder: Path) -> Iterator[bool]:
+        yield False
+
+    with monkeypatch.context() as patched:
+        patched.setattr("deploy_kit.artifact.locked", not_locked)
+        running = workspace(tmp_path / "onnx", force=False)
+        folder = running.__enter__()
+    with workspace(tmp_path / "onnx", force=False):
+        assert folder.is_dir()
+    running.__exit__(None, None, None)
+    assert (tmp_path / "onnx").is_dir()

@@ -189,7 +189,9 @@ def test_shapes_are_parsed(text: str | int | tuple[int, ...], shapes: list[tuple
     assert parse_shapes(text) == shapes
 
 
-@pytest.mark.parametrize("text", ["", "x", "1x", "1x-3", "1,,2", "3.5", "1x0x2", "1x00", "\u0661x\u0662"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1x", "1x-3", "1,,2", "3.5", "1x0x2", "1x00", "\u0661x\u0662", "1x" + "9" * 5000]
+)
 def test_what_is_no_shape_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a shape"):
         parse_shapes(text)

@@ -22,7 +22,11 @@ BY_DIVISION = "multiply or divide by powers of two, and floor"
 BY_MASKS = "compute with masks of booleans or with arithmetic: booleans have their own operators, which are taken"
 
 REFUSED = {
-    "DFT": ("fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", BY_PRODUCTS),
+    "DFT": (
+        "fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn "
+        "fft_irfftn",
+        BY_PRODUCTS,
+    ),
     "Unique": ("_unique2", ON_THE_HOST),
     "Det": ("linalg_det logdet", "write the determinant out, or do it on the host"),
     "BitShift": ("bitwise_left_shift bitwise_right_shift __lshift__ __rshift__", BY_DIVISION),
@@ -33,7 +37,7 @@ REFUSED = {
     "Multinomial": ("multinomial", ON_THE_HOST),
     "Bernoulli": ("bernoulli", "take the random numbers as an input"),
     "Col2Im": ("col2im", "use a transposed convolution, or pixel_shuffle where the patches do not overlap"),
-    "ScatterElements with a sum": ("scatter_add bincount", "multiply by a one-hot matrix"),
+    "ScatterElements with a sum": ("scatter_add scatter_reduce bincount", "multiply by a one-hot matrix"),
     "Resize with antialias": (
         "_upsample_bilinear2d_aa _upsample_bicubic2d_aa",
         "resize without antialias, or by fixed matrices along each axis",
@@ -58,6 +62,8 @@ def _is_one(node: fx.Node, names: list[str]) -> bool:
     name = operator_name(node)
     if name not in names:
         return False
+    if name == "scatter_reduce":
+        return "sum" in node.args
     if name == "max_pool2d_with_indices":
         return any(is_getitem(user) and user.args[1] == 1 for user in node.users)
     value = node.meta.get("val")

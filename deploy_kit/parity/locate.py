@@ -68,8 +68,9 @@ def diverge(origin: Origin, proof: Proof, cases: Sequence[Case]) -> Divergence |
     Raises:
         DeployKitError: the graph cannot be exported with more outputs, or not be run.
     """
-    where = _in_passes(origin.loaded, origin.passes)
-    return Divergence(where) if where is not None else _in_exporter(origin, _worst(proof, cases).inputs)
+    inputs = _worst(proof, cases).inputs
+    where = _in_passes(origin.loaded, origin.passes, inputs)
+    return Divergence(where) if where is not None else _in_exporter(origin, inputs)
 
 
 def _worst(proof: Proof, cases: Sequence[Case]) -> Case:
@@ -80,9 +81,10 @@ def _worst(proof: Proof, cases: Sequence[Case]) -> Case:
     return min(compared, key=lambda pair: -NO_NOISE_DB if pair[1].snr_db is None else pair[1].snr_db)[0]
 
 
-def _in_passes(loaded: LoadedModel, passes: Sequence[str]) -> str | None:
+def _in_passes(loaded: LoadedModel, passes: Sequence[str], inputs: tuple[Tensor, ...]) -> str | None:
     graph = loaded.capture()
-    inputs = widen_inputs(graph.example_inputs)
+    fit = [x.shape for x in inputs] == [x.shape for x in graph.example_inputs]  # those of a larger batch do not
+    inputs = widen_inputs(inputs if fit else graph.example_inputs)
     expected = run_module(in_float64(loaded.module), inputs)
     widened = widen(graph)
     if not _equal(run_module(widened.module, inputs), expected):
@@ -125,7 +127,7 @@ def _in_exporter(origin: Origin, inputs: tuple[Tensor, ...]) -> Divergence | Non
     between = names[start : names.index(coarse[first]) + 1]
     closer = _tap(origin, between, inputs) if len(between) > 1 else taps[first : first + 1]
     found = _first_failure(closer)
-    shown = taps[:first] + (closer if found is None else closer[: found + 1])
+    shown = taps[:first] + ([*closer, taps[first]] if found is None else closer[: found + 1])
     worst = taps[first] if found is None else closer[found]
     return Divergence(worst.module or worst.operator, shown)
 

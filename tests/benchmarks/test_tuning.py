@@ -146,6 +146,16 @@ def test_a_search_goes_on_where_it_stopped(tiny: LoadedModel, device: Bench, tmp
     assert device.races == 2 + rest
 
 
+def test_what_disturbed_the_first_part_of_a_search_is_said_at_its_end(
+    tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.disturbed = ["background load: 3 threads"]
+    run(tiny, tmp_path, budget=LITTLE)
+    install(monkeypatch)
+    conditions = run(tiny, tmp_path, force=True).manifest.tuning.conditions
+    assert conditions == ["background load: 3 threads (in 2 of 2 runs)"]
+
+
 def test_what_was_tried_is_not_tried_again(
     tiny: LoadedModel, device: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from deploy_kit.fusion import PASSES
 from deploy_kit.fusion.policy import Choice, Conditions, Measured, Policy, policy_of, read_policy
 
 FILES = sorted(POLICIES.glob("*.json"))
+CPUS = sorted(POLICIES.glob("*.cpu.json"))
 POLICY = Policy((Choice("a", "", needed=True), Choice("b", ""), Choice("c", "", on=False)))
 
 
@@ -32,6 +33,23 @@ def test_a_packaged_policy_names_the_conditions_of_its_measurements(file: Path) 
     assert all(found.lowest <= found.faster <= found.highest for found in measured)
     if policy.conditions is not None:
         assert policy.conditions.command.startswith("python -m deploy_kit.benchmarks.suites.policies")
+
+
+@pytest.mark.parametrize("file", CPUS, ids=lambda file: file.stem)
+def test_each_choice_for_a_cpu_was_measured(file: Path) -> None:
+    choices = [choice for choice in read_policy(file).passes if not choice.needed]
+    assert choices
+    assert [choice.name for choice in choices if not choice.measured and not choice.unchanged] == []
+
+
+@pytest.mark.parametrize("file", CPUS, ids=lambda file: file.stem)
+def test_no_choice_costs_over_a_fiftieth_in_every_model_that_it_was_measured_on(file: Path) -> None:
+    measured = [choice for choice in read_policy(file).passes if choice.measured and not choice.needed]
+    gains = {
+        choice.name: [found.faster if choice.on else 1 / found.faster for found in choice.measured]
+        for choice in measured
+    }
+    assert {name: found for name, found in gains.items() if max(found) < 0.98} == {}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

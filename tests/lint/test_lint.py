@@ -125,6 +125,7 @@ def numbers(x: Tensor) -> Tensor:
 
 REFUSED_BY_TENSORRT: dict[str, Callable[[Tensor], Tensor]] = {
     "fft_rfft2": lambda x: torch.fft.rfft2(x).real,
+    "fft_fftn": lambda x: torch.fft.fftn(x).real,
     "_unique2": lambda x: torch.unique(x),
     "linalg_det": lambda x: torch.linalg.det(x),
     "__rshift__": lambda x: (numbers(x) >> 1) * 1.0,
@@ -133,6 +134,7 @@ REFUSED_BY_TENSORRT: dict[str, Callable[[Tensor], Tensor]] = {
     "bernoulli": lambda x: torch.bernoulli(x.sigmoid()),
     "col2im": lambda x: nn.functional.fold(nn.functional.unfold(x, 2, stride=2) * 2, (8, 8), 2, stride=2),
     "scatter_add": lambda x: torch.zeros_like(x).scatter_add(3, (x.sigmoid() * 7).long(), x),
+    "scatter_reduce": lambda x: torch.zeros_like(x).scatter_reduce(3, (x.sigmoid() * 7).long(), x, "sum"),
     "_upsample_bilinear2d_aa": lambda x: nn.functional.interpolate(
         x, scale_factor=0.5, mode="bilinear", antialias=True
     ),

@@ -118,15 +118,19 @@ def clip_the_stem(convert: Callable[..., None]) -> Callable[..., None]:
 
     def wrong(graph: Graph, *args: object) -> None:
         graph = graph.copy()
-        node = next(graph.calls(aten.conv2d.default))
-        weight, bias = graph.constant(node.args[1]), graph.constant(node.args[2])
-        largest = aten.conv2d.default(graph.example_inputs[0], weight, bias, *node.args[3:]).abs().max().item()
-        clipped = graph.call(aten.clamp.default, node, -largest, largest, before=node.next, like=node)
-        graph.replace(node, clipped)
-        graph.clean()
+        clip(graph)
         convert(graph, *args)
 
     return wrong
+
+
+def clip(graph: Graph) -> None:
+    """Clip the first layer at the largest value that noise reaches there."""
+    node = next(graph.calls(aten.conv2d.default))
+    weight, bias = graph.constant(node.args[1]), graph.constant(node.args[2])
+    largest = aten.conv2d.default(graph.example_inputs[0], weight, bias, *node.args[3:]).abs().max().item()
+    graph.replace(node, graph.call(aten.clamp.default, node, -largest, largest, before=node.next, like=node))
+    graph.clean()
 
 
 def test_the_last_tensor_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +144,13 @@ def test_the_last_tensor_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_place_that_is_wrong_only_for_photographs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_target, "convert", clip_the_stem(onnx_target.convert))
     with pytest.raises(ProofError, match="it diverges at stem"):
+        export_to(tmp_path, load_tiny(), "onnx", simplify=False)
+
+
+def test_a_pass_that_is_wrong_only_for_photographs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "affine_into_neighbours"
+    monkeypatch.setitem(PASSES, name, Pass(name, after(name, clip)))
+    with pytest.raises(ProofError, match=f"it diverges at the pass {name}"):
         export_to(tmp_path, load_tiny(), "onnx", simplify=False)
 
 

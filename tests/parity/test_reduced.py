@@ -23,10 +23,10 @@ from tests.parity.test_locate import WRONG, after, scale_constant
 from tests.support import load_tiny
 
 
-def proof(snr_db: float | None, precision: Precision = "fp16", *, passed: bool | None = None) -> Proof:
+def proof(snr_db: float | None, precision: Precision = "fp16") -> Proof:
     limits = LIMITS[precision]
     case = compared(snr_db)
-    passed = snr_db is not None and snr_db >= (limits.snr_db or 0) if passed is None else passed
+    passed = snr_db is not None and snr_db >= (limits.snr_db or 0)
     failures = [] if passed else ["noise: it fails"]
     return Proof(
         passed=passed, verified_by="a test", precision=precision, limits=limits, failures=failures, cases=[case]
@@ -41,11 +41,12 @@ def compared(snr_db: float | None, problem: str | None = None) -> Comparison:
 RIGHT = proof(120, "fp32")
 
 
-def test_a_file_is_wrong_where_pytorch_keeps_the_limits_and_is_much_nearer() -> None:
+def test_a_file_is_wrong_where_pytorch_is_much_nearer() -> None:
     assert fault(proof(35), Simulation(RIGHT, proof(46))) == "PyTorch keeps 46.0 dB in the same precision"
     assert fault(proof(35), Simulation(RIGHT, proof(44))) is None  # kernels round in other places
-    assert fault(proof(11), Simulation(RIGHT, proof(39))) is None  # the precision costs too much by itself
-    assert fault(proof(35), Simulation(RIGHT, proof(90, passed=False))) is None  # as by its first classes
+    assert fault(proof(11), Simulation(RIGHT, proof(39))) == "PyTorch keeps 39.0 dB in the same precision"
+    assert fault(proof(11), Simulation(RIGHT, proof(19))) is None  # the precision costs too much by itself
+    assert fault(proof(-5), Simulation(RIGHT, proof(9))) is None  # next to nothing is left in either
     assert fault(proof(35), Simulation(RIGHT, None)) is None
 
 
