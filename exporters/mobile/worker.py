@@ -166,7 +166,7 @@ def profile(job: dict[str, Any]) -> dict[str, Any]:
     return {"runtime": f"torch lite {torch.__version__}", **seconds, "calls": _together(turns)}
 
 
-Call = Tuple[str, Dict[str, Tuple[int, float]]]  # noqa: UP006
+Call = Tuple[str, Dict[str, Tuple[int, float]]]  # noqa: UP006  # as above
 """One call of the interpreter: its operator, and of each operator's name within it the calls and the microseconds."""
 
 
